@@ -1,0 +1,15 @@
+//! Session bytes in, verdicts out: what a sane Chia peer would say, decided without any I/O.
+//!
+//! A host drives each connection through the [`Session`] trait: it hands in bytes, pulls bytes, carries out requests
+//! (dial a node, run a cryptographic step) and reports how they ended. Time comes in as an argument.
+//!
+//! - [`session`]: the trait and the words it uses; [`verdict`]: why a session is refused or ended.
+//! - `tls`: certificates, identities, acceptor and connector.
+//! - `websocket`: the one upgrade request that is allowed, and frames both ways.
+//! - `chia`: message table, handshake, framing and inspection.
+
+pub mod session;
+pub mod verdict;
+
+pub use session::{Close, DialFailure, Done, End, Instant, Leg, PeerId, Request, Session, Standing};
+pub use verdict::Reason;
