@@ -1,0 +1,69 @@
+# What suites need: packages, a Python environment, a sandbox. Sourced by tests/run.
+
+# skip "reason": counts a skip, prints the reason and ends the suite.
+skip() {
+  echo "skipped: $1"
+  echo "skipped 1 ${name}: $1" >>"$RESULTS"
+  exit 0
+}
+
+# count KIND NUMBER WHAT: counts tests that a suite ran by itself.
+count() {
+  [ "$2" = 0 ] || echo "$1 $2 $3" >>"$RESULTS"
+}
+
+# need COMMAND:PACKAGE...: makes sure that each command exists, installing its Debian package if that is possible.
+need() {
+  local pair missing=() packages=()
+  for pair in "$@"; do
+    PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null && continue
+    missing+=("${pair%%:*}")
+    packages+=("${pair##*:}")
+  done
+  [ ${#missing[@]} = 0 ] && return
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    skip "needs ${missing[*]} (packages ${packages[*]}), and only root on Debian can install them"
+  fi
+  echo "installing ${packages[*]}"
+  { apt-get install -qy --no-install-recommends "${packages[@]}" ||
+    { apt-get update -q && apt-get install -qy --no-install-recommends "${packages[@]}"; }; } >"$LOGS/apt.log" 2>&1 ||
+    skip "could not install ${packages[*]}: $(tail -n 1 "$LOGS/apt.log")"
+}
+
+# sandbox COMMAND...: runs a command as root in network and process namespaces of its own, so that nothing of this host
+# is touched and everything that was started ends with it. Without root, in a user namespace too.
+sandbox() {
+  local user=()
+  [ "$(id -u)" = 0 ] || user=(--user --map-root-user)
+  unshare "${user[@]}" --net --mount --pid --fork --kill-child --mount-proc -- \
+    sh -c 'ip link set lo up && exec "$@"' sandbox "$@"
+}
+
+# need_sandbox: skips where the machine allows none.
+need_sandbox() {
+  need unshare:util-linux ip:iproute2
+  sandbox true 2>/dev/null ||
+    skip "no namespaces: neither root nor unprivileged user namespaces (kernel.unprivileged_userns_clone, AppArmor)"
+}
+
+# need_nodes: sets PYTHON to an interpreter that has chia-blockchain, in an environment cached by its requirements.
+need_nodes() {
+  local requirements=$ROOT/tests/nodes/requirements.txt candidate base= stamp
+  for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
+    "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null &&
+      { base=$candidate; break; }
+  done
+  if [ -z "$base" ]; then
+    need ensurepip-for-python3:python3-venv
+    base=python3
+  fi
+  stamp=$({ "$base" -VV; cat "$requirements"; } | sha256sum | cut -c1-16)
+  PYTHON=$CACHE/venv-$stamp/bin/python
+  [ -e "$CACHE/venv-$stamp/complete" ] && return
+  echo "installing chia-blockchain (once; about a minute)"
+  rm -rf "$CACHE"/venv-*
+  { "$base" -m venv "$CACHE/venv-$stamp" &&
+    nice "$PYTHON" -m pip install -q --disable-pip-version-check -r "$requirements" &&
+    touch "$CACHE/venv-$stamp/complete"; } >"$LOGS/pip.log" 2>&1 ||
+    skip "could not install chia-blockchain: $(tail -n 1 "$LOGS/pip.log")"
+}
