@@ -15,6 +15,7 @@
 pub mod frame;
 pub mod reason;
 pub mod shard;
+pub mod tcp;
 pub mod time;
 pub mod wire;
 
