@@ -208,7 +208,7 @@ pub struct Abilities {
     pub mtu: u16,
     /// Bytes that fit an allocated frame, Ethernet header included.
     pub frame_bytes: usize,
-    /// Frames in the pool.
+    /// Frames that [`Pool::allocate`] can hand out while none of them is held.
     pub frames: usize,
     /// Whether [`Checksum::Partial`] may be sent.
     pub checksum: bool,
@@ -274,8 +274,62 @@ pub trait Port: Pool {
     fn known(&mut self, key: &FlowKey, on: bool) {
         let _ = (key, on);
     }
-    /// A descriptor that becomes readable when a frame waits; `None` where there is none.
+    /// Asks the device for frames to an Ethernet group address, such as those of IPv6 neighbour discovery.
+    fn join(&mut self, group: Mac) -> Result<(), PortError> {
+        let _ = group;
+        Ok(())
+    }
+    /// A descriptor that becomes readable when a frame waits; `None` where there is none, or where the port holds frames
+    /// that only another poll will bring out.
     fn park(&mut self) -> Option<BorrowedFd<'_>>;
     /// Counters.
     fn statistics(&self) -> PortStatistics;
+}
+
+impl<P: Pool + ?Sized> Pool for Box<P> {
+    fn allocate(&mut self) -> Option<Frame> {
+        (**self).allocate()
+    }
+    fn release(&mut self, frame: Frame) {
+        (**self).release(frame);
+    }
+    fn bytes(&self, frame: &Frame) -> &[u8] {
+        (**self).bytes(frame)
+    }
+    fn bytes_mut(&mut self, frame: &mut Frame) -> &mut [u8] {
+        (**self).bytes_mut(frame)
+    }
+    fn resize(&mut self, frame: &mut Frame, len: usize) -> bool {
+        (**self).resize(frame, len)
+    }
+    fn prefetch(&self, frame: &Frame) {
+        (**self).prefetch(frame);
+    }
+}
+
+impl<P: Port + ?Sized> Port for Box<P> {
+    fn abilities(&self) -> &Abilities {
+        (**self).abilities()
+    }
+    fn receive(&mut self, lane: Lane, into: &mut Batch) -> Result<usize, PortError> {
+        (**self).receive(lane, into)
+    }
+    fn transmit(&mut self, from: &mut Batch) -> Result<usize, PortError> {
+        (**self).transmit(from)
+    }
+    fn flush(&mut self) -> Result<(), PortError> {
+        (**self).flush()
+    }
+    fn known(&mut self, key: &FlowKey, on: bool) {
+        (**self).known(key, on);
+    }
+    fn join(&mut self, group: Mac) -> Result<(), PortError> {
+        (**self).join(group)
+    }
+    fn park(&mut self) -> Option<BorrowedFd<'_>> {
+        (**self).park()
+    }
+    fn statistics(&self) -> PortStatistics {
+        (**self).statistics()
+    }
 }
