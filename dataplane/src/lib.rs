@@ -13,6 +13,7 @@
 //! - [`shard`]: one core's dataplane, which puts the above in order.
 
 pub mod frame;
+pub mod link;
 pub mod reason;
 pub mod shard;
 pub mod tcp;

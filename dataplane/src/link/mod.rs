@@ -1,0 +1,297 @@
+//! One link's neighbourhood: ARP and NDP in both roles, duplicate-address detection, announcements, ping, ICMP errors and
+//! static routes.
+//!
+//! Nothing here grows by what strangers send. The neighbour table holds next hops that *we* asked for; an announcement
+//! may refresh such an entry and never makes one. Requests are answered in the frame that carried them, from the
+//! configuration alone. All answers are rate-limited.
+//!
+//! # Choices
+//!
+//! - **No answer is longer than its request.** An ARP reply has the size of its request, an advertisement that of a
+//!   solicitation with a source link-layer option. A solicitation without that option that came by multicast (a
+//!   duplicate-address probe) must be answered with the longer form (RFC 4861, section 7.2.4); it is answered by the
+//!   ordinary announcement to all nodes, at most once a second per address. Its hop limit of 255 proves that the asker
+//!   shares our link, so nothing is amplified across a router.
+//! - **Addresses are those of the configuration**, nothing else: no link-local address is made up from the MAC, because
+//!   the kernel may own the same one on the same NIC; no router advertisement and no redirect is believed (A27), routes
+//!   are static. Solicitations go out from whichever configured address fits best.
+//! - **Group membership** (MLDv2, RFC 3810) is reported for each IPv6 address from the unspecified address, at the start
+//!   and once a minute, so that snooping switches keep forwarding solicitations to us.
+//! - **Frames do not wait here.** [`Link::next_hop`] says [`Hop::Pending`] while it asks, and TCP sends again.
+
+mod build;
+mod claims;
+mod neighbours;
+mod rate;
+mod routes;
+
+use claims::{Claim, Say};
+use neighbours::Neighbours;
+use rate::{Bucket, Jitter};
+use routes::Routes;
+
+use crate::Reason;
+use crate::time::Instant;
+use crate::wire::{Address, FlowKey, Mac, Seq};
+
+pub use build::FRAME_MAX;
+
+/// An address and the length of its on-link prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    /// The address.
+    pub address: Address,
+    /// Leading bits that belong to the network, counted in the address's own family (at most 32 or 128).
+    pub length: u8,
+}
+
+impl Prefix {
+    /// The network: host bits cleared, and the length within what the family allows.
+    pub fn network(&self) -> Prefix {
+        let length = self.length.min(if self.address.is_v4() { 32 } else { 128 });
+        Prefix { address: self.address.prefix(length), length }
+    }
+
+    /// Whether an address lies in the network.
+    pub fn covers(&self, address: Address) -> bool {
+        self.address.same_family(address) && address.prefix(self.length) == self.address.prefix(self.length)
+    }
+}
+
+/// A static route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where it leads.
+    pub prefix: Prefix,
+    /// The next hop, taken to be on this link; `None`: the destinations themselves are.
+    pub gateway: Option<Address>,
+}
+
+/// How addresses are taken into use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Claiming {
+    /// Probed first, and used once nobody objected: some 5 to 9 s for IPv4 (RFC 5227), 1 to 2 s for IPv6 (RFC 4862).
+    #[default]
+    Probe,
+    /// Used and announced at once: for addresses that a failover daemon has just moved here.
+    Announce,
+    /// Used at once, never announced.
+    Silent,
+}
+
+/// What a link is, as configured.
+#[derive(Clone, Debug)]
+pub struct LinkConfig {
+    /// Our Ethernet address: the port's.
+    pub mac: Mac,
+    /// Largest IP packet.
+    pub mtu: u16,
+    /// The VLAN that the link lives in; its priority bits are sent as they are.
+    pub vlan: Option<u16>,
+    /// Our addresses with their on-link prefixes.
+    pub addresses: Vec<Prefix>,
+    /// Default gateways, in order of preference per family; the next one serves while one does not answer.
+    pub gateways: Vec<Address>,
+    /// Further routes.
+    pub routes: Vec<Route>,
+    /// How addresses are taken into use.
+    pub claiming: Claiming,
+    /// Next hops remembered at most.
+    pub neighbours: usize,
+    /// Pings answered per second, both families together; zero: none.
+    pub pings_per_second: u32,
+}
+
+impl Default for LinkConfig {
+    fn default() -> Self {
+        LinkConfig {
+            mac: Mac::default(),
+            mtu: 1500,
+            vlan: None,
+            addresses: Vec::new(),
+            gateways: Vec::new(),
+            routes: Vec::new(),
+            claiming: Claiming::default(),
+            neighbours: 256,
+            pings_per_second: 100,
+        }
+    }
+}
+
+/// Where a packet goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// To this station.
+    Known(Mac),
+    /// The station is being asked for; try again later ([`Link::take_resolved`]).
+    Pending,
+    /// Nowhere: [`Reason::NoRoute`], or [`Reason::NoNeighbour`] for a next hop that did not answer.
+    Unroutable(Reason),
+}
+
+/// What an ICMP error says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpErrorKind {
+    /// The path takes packets of at most this many bytes (IP header included; RFC 1191, RFC 8201). Never zero: a router
+    /// that names no size is answered by the next plateau of RFC 1191, section 7.
+    PacketTooBig(u16),
+    /// The destination cannot be reached, for whatever cause. A hint, never proof (RFC 5927).
+    Unreachable,
+}
+
+/// An ICMP error about a TCP segment that claims to be ours. The engine believes it only if `seq` is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    /// The flow that the quoted segment belongs to, seen from our side.
+    pub key: FlowKey,
+    /// The quoted segment's sequence number.
+    pub seq: Seq,
+    /// What went wrong.
+    pub kind: IcmpErrorKind,
+}
+
+/// What becomes of a frame that was handed to [`Link::ingest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// An answer was written over the frame; its first so many bytes go back out. Never more than came in.
+    Reply(usize),
+    /// Taken in; nothing to send.
+    Quiet,
+    /// Refused.
+    Drop(Reason),
+    /// An ICMP error, for the engine to judge.
+    Error(IcmpError),
+}
+
+/// Answers to ARP and neighbour solicitations per second: far above what a sane segment of the network asks for.
+const SOLICITATIONS_PER_SECOND: u32 = 1_000;
+/// ICMP errors handed to the engine per second.
+const ERRORS_PER_SECOND: u32 = 1_000;
+
+/// One link. See the [module](self).
+#[derive(Clone, Debug)]
+pub struct Link {
+    config: LinkConfig,
+    claims: Vec<Claim>,
+    routes: Routes,
+    neighbours: Neighbours,
+    jitter: Jitter,
+    resolved: bool,
+    solicitations: Bucket,
+    pings: Bucket,
+    errors: Bucket,
+}
+
+impl Link {
+    /// A link that begins to claim its addresses. `seed` spreads its timers apart from other stations'.
+    pub fn new(config: LinkConfig, seed: u64, now: Instant) -> Self {
+        let mut jitter = Jitter::new(seed);
+        let claim = |own: &Prefix| Claim::new(*own, config.claiming, now, &mut jitter);
+        let claims = config.addresses.iter().map(claim).collect();
+        Link {
+            claims,
+            routes: Routes::new(&config),
+            neighbours: Neighbours::new(config.neighbours),
+            jitter,
+            resolved: false,
+            solicitations: Bucket::new(SOLICITATIONS_PER_SECOND, SOLICITATIONS_PER_SECOND / 4, now),
+            pings: Bucket::new(config.pings_per_second, config.pings_per_second.div_ceil(4), now),
+            errors: Bucket::new(ERRORS_PER_SECOND, ERRORS_PER_SECOND / 4, now),
+            config,
+        }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &LinkConfig {
+        &self.config
+    }
+
+    /// Whether an address is one of ours, usable or not.
+    pub fn owns(&self, address: Address) -> bool {
+        self.claims.iter().any(|claim| claim.own.address == address)
+    }
+
+    /// Whether an address is one of ours and may be used: probed where that was asked for, and not another's.
+    pub fn usable(&self, address: Address) -> bool {
+        self.claims.iter().any(|claim| claim.own.address == address && claim.held())
+    }
+
+    /// Addresses of ours that another station held when we probed for them; they are not used and probed again.
+    pub fn conflicts(&self) -> impl Iterator<Item = Address> + '_ {
+        self.claims.iter().filter(|claim| claim.conflicted()).map(|claim| claim.own.address)
+    }
+
+    /// Next hops remembered.
+    pub fn neighbours(&self) -> usize {
+        self.neighbours.len()
+    }
+
+    /// The address that we show to a destination: a usable one of its family, best one whose prefix holds the next hop.
+    pub fn source_for(&self, destination: Address) -> Option<Address> {
+        let hop = self.routes.next_hops(destination).next().unwrap_or(destination);
+        let usable =
+            || self.claims.iter().filter(|claim| claim.held() && claim.own.address.same_family(destination));
+        usable()
+            .find(|claim| claim.own.covers(hop))
+            .or_else(|| usable().next())
+            .map(|claim| claim.own.address)
+    }
+
+    /// Where a packet to `destination` goes next. Starts asking where that is not known.
+    pub fn next_hop(&mut self, now: Instant, destination: Address) -> Hop {
+        let mut answer = Hop::Unroutable(Reason::NoRoute);
+        for address in self.routes.next_hops(destination) {
+            answer = self.neighbours.lookup(now, address);
+            if !matches!(answer, Hop::Unroutable(_)) {
+                break;
+            }
+        }
+        answer
+    }
+
+    /// Whether a next hop has become known since the last call: what [`Hop::Pending`] held back may be tried again.
+    pub fn take_resolved(&mut self) -> bool {
+        core::mem::take(&mut self.resolved)
+    }
+
+    /// When [`Link::transmit`] has something to say.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.claims.iter().filter_map(Claim::deadline).chain(self.neighbours.deadline()).min()
+    }
+
+    /// Emits the requests, probes, announcements and membership reports that are due: whole Ethernet frames of at most
+    /// [`FRAME_MAX`] bytes without VLAN tag (the tag of the configuration goes with the frame's metadata). What cannot be
+    /// sent is lost like any frame; everything here is repeated.
+    pub fn transmit(&mut self, now: Instant, mut emit: impl FnMut(&[u8])) {
+        let mut space = [0; FRAME_MAX];
+        let mac = self.config.mac;
+        for claim in &mut self.claims {
+            while let Some(say) = claim.say(now, &mut self.jitter) {
+                emit(build::say(&mut space, mac, say));
+            }
+        }
+        let claims = &self.claims;
+        self.neighbours.ask(now, |ask| {
+            let held =
+                || claims.iter().filter(|claim| claim.held() && claim.own.address.same_family(ask.address));
+            let source = held().find(|claim| claim.own.covers(ask.address)).or_else(|| held().next());
+            if let Some(source) = source {
+                emit(build::ask(&mut space, mac, source.own.address, ask));
+            }
+        });
+    }
+
+    /// The Ethernet group addresses that the port has to receive besides broadcast: all nodes, and the solicited-node
+    /// groups of our IPv6 addresses (RFC 2464, section 7).
+    pub fn multicast_groups(&self) -> Vec<Mac> {
+        let v6 = self.config.addresses.iter().filter(|own| !own.address.is_v4());
+        let mut groups: Vec<Mac> =
+            v6.map(|own| build::group_mac(build::solicited_node(own.address))).collect();
+        if !groups.is_empty() {
+            groups.push(build::group_mac(build::ALL_NODES));
+        }
+        groups.sort();
+        groups.dedup();
+        groups
+    }
+}
