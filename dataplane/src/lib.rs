@@ -12,9 +12,11 @@
 //! - [`tcp`]: the engine: states, reassembly, recovery, congestion, timers, the flow table.
 //! - [`shard`]: one core's dataplane, which puts the above in order.
 
+pub mod admit;
 pub mod frame;
 pub mod link;
 pub mod reason;
+pub mod screen;
 pub mod shard;
 pub mod tcp;
 pub mod time;

@@ -3,9 +3,15 @@
 //! [`Segment`] is what the engine reads and [`Outgoing`] what it wants sent; neither holds anything half-checked.
 
 mod address;
+mod build;
+mod checksum;
+mod options;
+mod parse;
 mod seq;
 
 pub use address::{Address, FlowKey, Mac};
+pub use build::{BuildRules, Built, build_tcp};
+pub use parse::{Kind, LinkRules, Packet, parse};
 pub use seq::Seq;
 
 /// Which of a shard's links a frame came from or goes to: an index into its configuration.

@@ -1,0 +1,1 @@
+//! The SYN cookie.

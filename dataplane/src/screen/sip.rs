@@ -1,0 +1,1 @@
+//! SipHash over whole words.
