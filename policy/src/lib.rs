@@ -5,11 +5,13 @@
 //!
 //! - [`session`]: the trait and the words it uses; [`verdict`]: why a session is refused or ended.
 //! - `tls`: certificates, identities, acceptor and connector.
-//! - `websocket`: the one upgrade request that is allowed, and frames both ways.
-//! - `chia`: message table, handshake, framing and inspection.
+//! - [`websocket`]: the one upgrade request that is allowed, and frames both ways.
+//! - [`chia`]: message table, handshake, framing and inspection.
 
+pub mod chia;
 pub mod session;
 pub mod verdict;
+pub mod websocket;
 
 pub use session::{Close, DialFailure, Done, End, Instant, Leg, PeerId, Request, Session, Standing};
 pub use verdict::Reason;
