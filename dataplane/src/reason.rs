@@ -70,6 +70,8 @@ reasons! {
     AddressConflict = "address_conflict",
     /// An ICMP error whose quoted segment belongs to no flow or lies outside its window.
     IcmpUnrelated = "icmp_unrelated",
+    /// An ICMP message that nothing here uses: replies, redirects, router messages, exceeded times.
+    IcmpIgnored = "icmp_ignored",
     /// A next hop did not answer, or too many frames already wait for it.
     NoNeighbour = "no_neighbour",
     /// No route leads to the destination.

@@ -7,6 +7,7 @@ use smoltcp::wire::{
     MldAddressRecordRepr, MldRecordType, MldRepr, NdiscNeighborFlags, NdiscRepr,
 };
 
+use super::ETHERNET;
 use super::claims::Say;
 use super::neighbours::Ask;
 use crate::wire::{Address, Mac};
@@ -14,7 +15,6 @@ use crate::wire::{Address, Mac};
 /// Longest frame that [`super::Link::transmit`] emits; bytes.
 pub const FRAME_MAX: usize = 128;
 
-const ETHERNET: usize = 14;
 const IPV6: usize = 40;
 /// All nodes on the link (RFC 4291, section 2.7.1).
 pub(super) const ALL_NODES: Ipv6Address = Ipv6Address::new(0xff02, 0, 0, 0, 0, 0, 0, 1);

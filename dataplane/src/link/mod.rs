@@ -19,22 +19,30 @@
 //!   and once a minute, so that snooping switches keep forwarding solicitations to us.
 //! - **Frames do not wait here.** [`Link::next_hop`] says [`Hop::Pending`] while it asks, and TCP sends again.
 
+mod arp;
 mod build;
 mod claims;
+mod icmp;
+mod ndp;
 mod neighbours;
 mod rate;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 use claims::{Claim, Say};
-use neighbours::Neighbours;
+use neighbours::{Effect, Heard, Neighbours};
 use rate::{Bucket, Jitter};
 use routes::Routes;
 
 use crate::Reason;
 use crate::time::Instant;
-use crate::wire::{Address, FlowKey, Mac, Seq};
+use crate::wire::{Address, FlowKey, Kind, Mac, Packet, Seq};
 
 pub use build::FRAME_MAX;
+
+/// Bytes of an Ethernet header without tag.
+const ETHERNET: usize = 14;
 
 /// An address and the length of its on-link prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,6 +257,22 @@ impl Link {
         answer
     }
 
+    /// Takes an ARP, ICMP or ICMPv6 frame that [`crate::wire::parse`] checked; `bytes` are those that it checked. An answer
+    /// is written over them.
+    pub fn ingest(&mut self, now: Instant, packet: &Packet, bytes: &mut [u8]) -> Answer {
+        let ordered = ETHERNET <= packet.network() && packet.network() <= packet.transport();
+        if !ordered || packet.transport() > packet.end() || packet.end() > bytes.len() {
+            return Answer::Drop(Reason::Truncated);
+        }
+        let received = Received { packet: *packet, bytes };
+        match packet.kind {
+            Kind::Arp => self.arp(now, received),
+            Kind::Icmpv4 => self.icmpv4(now, received),
+            Kind::Icmpv6 => self.icmpv6(now, received),
+            Kind::Tcp => Answer::Drop(Reason::UnknownProtocol),
+        }
+    }
+
     /// Whether a next hop has become known since the last call: what [`Hop::Pending`] held back may be tried again.
     pub fn take_resolved(&mut self) -> bool {
         core::mem::take(&mut self.resolved)
@@ -293,5 +317,39 @@ impl Link {
         groups.sort();
         groups.dedup();
         groups
+    }
+
+    /// Takes a neighbour message and remembers whether it brought an answer that was waited for.
+    fn hear(&mut self, now: Instant, heard: Heard) -> Effect {
+        let effect = self.neighbours.hear(now, heard, &mut self.jitter);
+        self.resolved |= effect == Effect::Resolved;
+        effect
+    }
+
+    /// Records a conflict where another station uses an address of ours that is in a state to care about it.
+    fn contested(&mut self, now: Instant, address: Address, cares: impl Fn(&Claim) -> bool) -> bool {
+        let mut claims = self.claims.iter_mut();
+        let Some(claim) = claims.find(|claim| claim.own.address == address && cares(claim)) else { return false };
+        claim.conflict(now);
+        true
+    }
+}
+
+/// A frame and what the parser found in it. [`Link::ingest`] has checked that the offsets lie within the bytes.
+struct Received<'a> {
+    packet: Packet,
+    bytes: &'a mut [u8],
+}
+
+impl Received<'_> {
+    /// The ARP or ICMP message.
+    fn message(&self) -> &[u8] {
+        self.packet.message(self.bytes)
+    }
+
+    /// Sets the Ethernet addresses of an answer.
+    fn address_frame(&mut self, to: Mac, from: Mac) {
+        self.bytes[..6].copy_from_slice(&to.0);
+        self.bytes[6..12].copy_from_slice(&from.0);
     }
 }

@@ -57,6 +57,17 @@ pub(super) struct Heard {
     pub(super) replaces: bool,
 }
 
+/// What a neighbour's message changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Nothing: it concerns no next hop of ours.
+    None,
+    /// It concerns a next hop that is known already, or adds nothing.
+    Refreshed,
+    /// A next hop that was being asked for can be used now.
+    Resolved,
+}
+
 /// A request that is due.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ask {
@@ -109,10 +120,10 @@ impl Neighbours {
         hop
     }
 
-    /// Takes in what a neighbour said. Only an existing entry is ever changed; says whether one became usable.
-    pub(super) fn hear(&mut self, now: Instant, heard: Heard, jitter: &mut Jitter) -> bool {
+    /// Takes in what a neighbour said. Only an existing entry is ever changed.
+    pub(super) fn hear(&mut self, now: Instant, heard: Heard, jitter: &mut Jitter) -> Effect {
         let Some(entry) = self.find(heard.address).ok().and_then(|place| self.entries.get_mut(place)) else {
-            return false;
+            return Effect::None;
         };
         let reachable = State::Reachable { until: now + jitter.millis(REACHABLE_MS.0, REACHABLE_MS.1) };
         let known = match entry.state {
@@ -126,19 +137,19 @@ impl Neighbours {
             if known && solicited {
                 entry.state = reachable;
             }
-            return false;
+            return Effect::Refreshed;
         };
         if !known {
             entry.mac = mac;
             entry.state = if solicited { reachable } else { State::Stale };
-            return true;
+            return Effect::Resolved;
         }
         let moved = mac != entry.mac;
         if moved && !heard.replaces {
             if matches!(entry.state, State::Reachable { .. }) {
                 entry.state = State::Stale;
             }
-            return false;
+            return Effect::Refreshed;
         }
         entry.mac = mac;
         if solicited {
@@ -146,7 +157,7 @@ impl Neighbours {
         } else if moved {
             entry.state = State::Stale;
         }
-        false
+        Effect::Refreshed
     }
 
     /// When [`Neighbours::ask`] has something to say.
