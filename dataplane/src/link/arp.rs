@@ -32,7 +32,8 @@ impl Link {
         let sender = Address::from(source_protocol_addr);
         let target = Address::from(target_protocol_addr);
         if self.contested(now, sender, |_| true)
-            || (source_protocol_addr.is_unspecified() && self.contested(now, target, |claim| claim.tentative()))
+            || (source_protocol_addr.is_unspecified()
+                && self.contested(now, target, |claim| claim.tentative()))
         {
             return Answer::Drop(Reason::AddressConflict);
         }

@@ -25,7 +25,11 @@ impl Link {
             (Icmpv4Message::EchoRequest, 0) => self.pong(now, received),
             (Icmpv4Message::DstUnreachable, code) => {
                 let quote = message.data();
-                let kind = if code == 4 { too_big_v4(received.message(), quote) } else { IcmpErrorKind::Unreachable };
+                let kind = if code == 4 {
+                    too_big_v4(received.message(), quote)
+                } else {
+                    IcmpErrorKind::Unreachable
+                };
                 self.error(now, received.packet.destination, quoted_v4(quote), kind)
             }
             _ => Answer::Drop(Reason::IcmpIgnored),
@@ -38,7 +42,9 @@ impl Link {
             return Answer::Drop(Reason::IcmpIgnored); // too short, or a type that nobody knows
         };
         let kind = match (message.msg_type(), message.msg_code()) {
-            (Icmpv6Message::NeighborSolicit | Icmpv6Message::NeighborAdvert, _) => return self.ndp(now, received),
+            (Icmpv6Message::NeighborSolicit | Icmpv6Message::NeighborAdvert, _) => {
+                return self.ndp(now, received);
+            }
             (Icmpv6Message::EchoRequest, 0) => return self.pong(now, received),
             (Icmpv6Message::PktTooBig, 0) => {
                 let named = u16::try_from(message.pkt_too_big_mtu()).unwrap_or(u16::MAX);
@@ -60,8 +66,8 @@ impl Link {
             return Answer::Drop(Reason::LinkRate);
         }
         received.address_frame(packet.source_mac, self.config.mac);
-        let (header, message) =
-            received.bytes[packet.network()..packet.end()].split_at_mut(packet.transport() - packet.network());
+        let (header, message) = received.bytes[packet.network()..packet.end()]
+            .split_at_mut(packet.transport() - packet.network());
         match (packet.source.v4(), packet.destination.v4()) {
             (Some(source), Some(own)) => {
                 let mut header = Ipv4Packet::new_unchecked(header);

@@ -30,7 +30,7 @@ mod routes;
 #[cfg(test)]
 mod tests;
 
-use claims::{Claim, Say};
+use claims::Claim;
 use neighbours::{Effect, Heard, Neighbours};
 use rate::{Bucket, Jitter};
 use routes::Routes;
@@ -329,7 +329,9 @@ impl Link {
     /// Records a conflict where another station uses an address of ours that is in a state to care about it.
     fn contested(&mut self, now: Instant, address: Address, cares: impl Fn(&Claim) -> bool) -> bool {
         let mut claims = self.claims.iter_mut();
-        let Some(claim) = claims.find(|claim| claim.own.address == address && cares(claim)) else { return false };
+        let Some(claim) = claims.find(|claim| claim.own.address == address && cares(claim)) else {
+            return false;
+        };
         claim.conflict(now);
         true
     }

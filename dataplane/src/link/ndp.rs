@@ -2,8 +2,8 @@
 //! conflicts. Router messages and redirects are not believed.
 
 use smoltcp::wire::{
-    EthernetAddress, HardwareAddress, Icmpv6Message, Icmpv6Packet, Ipv6Address, Ipv6Packet, NdiscNeighborFlags,
-    NdiscRepr, RawHardwareAddress,
+    EthernetAddress, HardwareAddress, Icmpv6Message, Icmpv6Packet, Ipv6Address, Ipv6Packet,
+    NdiscNeighborFlags, NdiscRepr, RawHardwareAddress,
 };
 
 use super::build::solicited_node;
@@ -89,7 +89,12 @@ impl Link {
             return Answer::Drop(Reason::AddressConflict);
         }
         if asked.station.is_some() {
-            let heard = Heard { address: received.packet.source, mac: asked.station, solicited: false, replaces: true };
+            let heard = Heard {
+                address: received.packet.source,
+                mac: asked.station,
+                solicited: false,
+                replaces: true,
+            };
             self.hear(now, heard);
         }
         if !self.usable(asked.target) {
