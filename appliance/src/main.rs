@@ -1,2 +1,3 @@
-//! (being written)
+//! The `hedgerow` program.
+
 fn main() {}

@@ -1,0 +1,290 @@
+//! `hedgerow.toml`: what it says, read once at start, checked as a whole.
+//!
+//! [`Config::parse`] either returns a configuration in which every reference resolves and every number lies in its
+//! range, or a [`Report`] that names each mistake with its place, the expectation and a suggestion.
+
+mod diagnostic;
+mod file;
+mod lower;
+mod read;
+pub mod units;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use diagnostic::{Diagnostic, Report};
+use units::Prefix;
+
+/// A whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How far verdicts are enforced.
+    pub mode: Mode,
+    /// The core that the shard is pinned to; `None`: the last one of the machine.
+    pub core: Option<usize>,
+    /// What the core does while nothing arrives.
+    pub poll: Poll,
+    /// The control socket and the event log.
+    pub management: Management,
+    /// The ports; a port's place is its `LinkId`.
+    pub ports: Vec<Port>,
+    /// The listeners; a listener's place is its `ListenerId`.
+    pub listeners: Vec<Listener>,
+    /// The pools.
+    pub pools: Vec<Pool>,
+    /// Identities; present if any listener speaks Chia.
+    pub identity: Option<Identity>,
+    /// What may be held at most.
+    pub limits: Limits,
+}
+
+/// How far verdicts are enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Look only.
+    Tap,
+    /// In the path, everything counted, only memory limits enforced.
+    Shadow,
+    /// Everything enforced.
+    #[default]
+    Enforce,
+}
+
+/// What the core does while nothing arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Poll {
+    /// Polls for ever: the lowest latency, one whole core.
+    Busy,
+    /// Polls a while, then sleeps until a frame arrives or a timer is due.
+    #[default]
+    Adaptive,
+}
+
+/// The control socket and the event log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Management {
+    /// Path of the Unix socket.
+    pub socket: PathBuf,
+    /// A file that session events are appended to, as JSON lines.
+    pub events: Option<PathBuf>,
+}
+
+/// How frames are taken from a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// AF_PACKET, except for devices named `tap…`.
+    #[default]
+    Auto,
+    /// A mapped packet socket on an existing device.
+    AfPacket,
+    /// A TAP device, created if it does not exist.
+    Tap,
+}
+
+/// A device that frames come from and go to, and our addresses on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Name in the configuration.
+    pub name: String,
+    /// Name of the network device.
+    pub device: String,
+    /// How frames are taken from it.
+    pub driver: Driver,
+    /// Our addresses.
+    pub addresses: Vec<Prefix>,
+    /// Default gateways, at most one per family.
+    pub gateways: Vec<IpAddr>,
+    /// Static routes: destination and next hop.
+    pub routes: Vec<(ipnet::IpNet, IpAddr)>,
+    /// Largest IP packet; `None`: the device's.
+    pub mtu: Option<u16>,
+    /// 802.1Q VLAN that the port's frames carry.
+    pub vlan: Option<u16>,
+}
+
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TLS, WebSocket and the Chia protocol, all inspected.
+    Chia,
+    /// Any bytes, relayed unread.
+    Tcp,
+}
+
+/// A kind of peer that a listener may serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerType {
+    /// A full node.
+    FullNode,
+    /// A wallet.
+    Wallet,
+}
+
+/// An address and TCP port that peers connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Name in status and logs.
+    pub name: String,
+    /// Place of its port in [`Config::ports`].
+    pub port: usize,
+    /// One service address, or all of the port's.
+    pub address: Option<IpAddr>,
+    /// The TCP port.
+    pub local_port: u16,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// The Chia network, such as `mainnet`.
+    pub network: String,
+    /// The kinds of peers it serves.
+    pub types: Vec<PeerType>,
+    /// Place of its pool in [`Config::pools`].
+    pub pool: usize,
+}
+
+/// Which source address nodes see, as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceChoice {
+    /// Decided by Hedgerow: `snat`, which works with every network.
+    #[default]
+    Auto,
+    /// The appliance's own address.
+    Snat,
+    /// The peer's address; the node's route back leads through the appliance.
+    Transparent,
+}
+
+impl SourceChoice {
+    /// Whether nodes see the peer's own address.
+    pub fn is_transparent(self) -> bool {
+        self == SourceChoice::Transparent
+    }
+}
+
+/// A named set of nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Name in the configuration.
+    pub name: String,
+    /// Its nodes.
+    pub nodes: Vec<Node>,
+    /// Which source address they see.
+    pub source: SourceChoice,
+    /// New sessions per second that each node is asked to bear.
+    pub dials_per_second: u32,
+    /// How long a connection to a node may take.
+    pub dial_timeout: Duration,
+    /// Sessions at one time.
+    pub slots: usize,
+}
+
+/// An internal full node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Name in status and logs.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Place in [`Config::ports`] of the port that leads to it.
+    pub port: usize,
+}
+
+/// Secrets and identities.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// File with the fleet secret.
+    pub secret: PathBuf,
+    /// Ids of the operator's own nodes: peers that show one are refused.
+    pub own_nodes: Vec<[u8; 32]>,
+    /// An imported certificate for the public side and its key, in PEM files.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// What may be held at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// TCP connections, both legs counted.
+    pub flows: usize,
+    /// Connections per source address.
+    pub per_source: u32,
+    /// Connections per source prefix: an IPv4 /24 or an IPv6 /48.
+    pub per_prefix: u32,
+    /// Connections whose TLS handshake is not finished.
+    pub handshakes_in_flight: u32,
+    /// How long a handshake may take while there is room; shrinks as the table fills.
+    pub handshake_timeout: Duration,
+    /// Buffer memory of all connections, in bytes.
+    pub buffer_memory: u64,
+    /// Cryptographic steps that wait.
+    pub work_queue: usize,
+    /// Session events that are kept for the management socket.
+    pub events: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            flows: 16_384,
+            per_source: 16,
+            per_prefix: 64,
+            handshakes_in_flight: 1_024,
+            handshake_timeout: Duration::from_secs(10),
+            buffer_memory: 256 << 20,
+            work_queue: 1_024,
+            events: 1_024,
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration from `text`; `path` only names it. The report of a success holds warnings at most.
+    pub fn parse(path: &str, text: &str) -> Result<(Config, Report), Report> {
+        let (file, mut diagnostics) = read::read(text);
+        let complete = diagnostics.is_empty();
+        let config = lower::lower(file, complete, &mut diagnostics);
+        diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
+        let report = Report { path: path.to_owned(), text: text.to_owned(), diagnostics };
+        match config {
+            Some(config) if !report.is_fatal() => Ok((config, report)),
+            _ => Err(report),
+        }
+    }
+
+    /// Reads a configuration file.
+    pub fn load(path: &Path) -> Result<(Config, Report), LoadError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| LoadError::Unreadable(path.to_owned(), source))?;
+        Config::parse(&path.display().to_string(), &text).map_err(LoadError::Wrong)
+    }
+}
+
+/// Why a configuration file could not be used.
+#[derive(Debug)]
+pub enum LoadError {
+    /// The file could not be read.
+    Unreadable(PathBuf, std::io::Error),
+    /// Its contents are wrong.
+    Wrong(Report),
+}
+
+impl std::fmt::Display for LoadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LoadError::Unreadable(path, source) => write!(f, "cannot read {}: {source}", path.display()),
+            LoadError::Wrong(report) => f.write_str(&report.render(false)),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}

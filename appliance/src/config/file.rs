@@ -1,0 +1,154 @@
+//! The configuration file as it is written: one structure per section, unknown fields refused.
+//!
+//! Values that other sections are checked against keep the place in the file where they stand.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::units::{Hop, Network, NodeAddress, NodeId, Period, Prefix, Size};
+use super::{Driver, Mode, Poll, Protocol, SourceChoice};
+
+/// All sections, as far as they could be read.
+#[derive(Default)]
+pub(super) struct File {
+    pub(super) version: Option<Spanned<i64>>,
+    pub(super) mode: Option<Spanned<Mode>>,
+    pub(super) cores: Option<Cores>,
+    pub(super) management: Option<Management>,
+    pub(super) ports: BTreeMap<String, Spanned<Port>>,
+    pub(super) listeners: Vec<Spanned<Listener>>,
+    pub(super) pools: BTreeMap<String, Spanned<Pool>>,
+    pub(super) identity: Option<Spanned<Identity>>,
+    pub(super) limits: Option<Limits>,
+}
+
+/// The sections of a file.
+pub(super) const SECTIONS: &[&str] =
+    &["version", "mode", "cores", "management", "port", "listener", "pool", "identity", "limits"];
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Cores {
+    pub(super) dataplane: Option<Spanned<CoreChoice>>,
+    pub(super) poll: Option<Poll>,
+}
+
+/// `"auto"`, or the number of one core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CoreChoice {
+    Auto,
+    Number(usize),
+}
+
+impl<'de> Deserialize<'de> for CoreChoice {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = CoreChoice;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("\"auto\" or the number of a core")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<CoreChoice, E> {
+                match text {
+                    "auto" => Ok(CoreChoice::Auto),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+                }
+            }
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<CoreChoice, E> {
+                usize::try_from(number)
+                    .map(CoreChoice::Number)
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(number), &self))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Management {
+    pub(super) socket: Option<PathBuf>,
+    pub(super) events: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Port {
+    pub(super) device: Spanned<String>,
+    #[serde(default)]
+    pub(super) driver: Option<Driver>,
+    pub(super) address: Spanned<Vec<Spanned<Prefix>>>,
+    #[serde(default)]
+    pub(super) gateway: Vec<Spanned<Hop>>,
+    #[serde(default)]
+    pub(super) routes: Vec<Spanned<Route>>,
+    #[serde(default)]
+    pub(super) mtu: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) vlan: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Route {
+    pub(super) to: Network,
+    pub(super) via: Spanned<Hop>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listener {
+    pub(super) name: Spanned<String>,
+    pub(super) port: Spanned<String>,
+    #[serde(default)]
+    pub(super) address: Option<Spanned<Hop>>,
+    pub(super) local_port: Spanned<i64>,
+    pub(super) protocol: Spanned<Protocol>,
+    #[serde(default)]
+    pub(super) network: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) types: Option<Spanned<Vec<Spanned<super::PeerType>>>>,
+    pub(super) pool: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pool {
+    pub(super) nodes: Spanned<Vec<Spanned<NodeAddress>>>,
+    #[serde(default)]
+    pub(super) source: Option<Spanned<SourceChoice>>,
+    #[serde(default)]
+    pub(super) dials_per_second: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) dial_timeout: Option<Spanned<Period>>,
+    #[serde(default)]
+    pub(super) slots: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Identity {
+    pub(super) secret: PathBuf,
+    #[serde(default)]
+    pub(super) own_nodes: Vec<NodeId>,
+    #[serde(default)]
+    pub(super) certificate: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) key: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Limits {
+    pub(super) flows: Option<Spanned<i64>>,
+    pub(super) per_source: Option<Spanned<i64>>,
+    pub(super) per_prefix: Option<Spanned<i64>>,
+    pub(super) handshakes_in_flight: Option<Spanned<i64>>,
+    pub(super) handshake_timeout: Option<Spanned<Period>>,
+    pub(super) buffer_memory: Option<Spanned<Size>>,
+    pub(super) work_queue: Option<Spanned<i64>>,
+    pub(super) events: Option<Spanned<i64>>,
+}

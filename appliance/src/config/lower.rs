@@ -1,0 +1,674 @@
+//! From sections to a [`Config`]: ranges, references between sections, and what cannot work on a network.
+//!
+//! Nothing here stops at the first mistake. References into sections that could not be read are not reported twice.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::diagnostic::{Diagnostic, did_you_mean};
+use super::file::{self, CoreChoice, File};
+use super::units::{Hop, NodeAddress, Period, Prefix};
+use super::{Config, Identity, Limits, Listener, Management, Mode, Node, PeerType, Pool, Port, Protocol};
+
+/// The default path of the control socket.
+const SOCKET: &str = "/run/hedgerow.sock";
+
+/// Checks the sections against each other. `complete` says that all of them could be read.
+pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Option<Config> {
+    let mut lowering = Lowering { out, complete };
+    lowering.version(file.version.as_ref());
+    let mode = lowering.mode(file.mode.as_ref());
+    let ports = lowering.ports(&file.ports);
+    let pools = lowering.pools(&file.pools, &ports);
+    let listeners = lowering.listeners(&file.listeners, &ports, &pools);
+    let identity = lowering.identity(file.identity.as_ref(), &file.listeners);
+    let limits = lowering.limits(file.limits.unwrap_or_default());
+    lowering.families(&file.listeners, &listeners, &ports, &pools);
+    lowering.unused(&listeners, &pools);
+    let cores = file.cores.unwrap_or_default();
+    let management = file.management.unwrap_or_default();
+    Some(Config {
+        mode,
+        core: cores.dataplane.and_then(|choice| match choice.into_inner() {
+            CoreChoice::Auto => None,
+            CoreChoice::Number(number) => Some(number),
+        }),
+        poll: cores.poll.unwrap_or_default(),
+        management: Management {
+            socket: management.socket.unwrap_or_else(|| SOCKET.into()),
+            events: management.events,
+        },
+        ports: ports.0.into_iter().map(|port| port.value).collect(),
+        listeners,
+        pools: pools.0.into_iter().map(|pool| pool.value).collect(),
+        identity,
+        limits,
+    })
+}
+
+/// A section with its place in the file.
+struct Placed<T> {
+    span: Range<usize>,
+    value: T,
+}
+
+struct Ports(Vec<Placed<Port>>);
+struct Pools(Vec<Placed<Pool>>);
+
+struct Lowering<'a> {
+    out: &'a mut Vec<Diagnostic>,
+    complete: bool,
+}
+
+impl Lowering<'_> {
+    fn error(&mut self, diagnostic: Diagnostic) {
+        self.out.push(diagnostic);
+    }
+
+    fn version(&mut self, version: Option<&Spanned<i64>>) {
+        match version {
+            Some(version) if *version.get_ref() == 1 => {}
+            Some(version) => self.error(Diagnostic::error(
+                version.span(),
+                format!("this program does not know version {} of the configuration", version.get_ref()),
+                "expected 1",
+            )),
+            None if self.complete => self.error(
+                Diagnostic::error(
+                    0..0,
+                    "the configuration does not say its version",
+                    "expected at the top of the file",
+                )
+                .help("add `version = 1`"),
+            ),
+            None => {}
+        }
+    }
+
+    fn mode(&mut self, mode: Option<&Spanned<Mode>>) -> Mode {
+        if let Some(mode) = mode.filter(|mode| *mode.get_ref() != Mode::Enforce) {
+            self.error(
+                Diagnostic::error(mode.span(), "this version only enforces", "expected \"enforce\"")
+                    .help("remove `mode`, or write `mode = \"enforce\"`"),
+            );
+        }
+        Mode::Enforce
+    }
+
+    /// A number within `range`.
+    fn number(
+        &mut self,
+        field: &str,
+        value: Option<&Spanned<i64>>,
+        range: RangeInclusive<i64>,
+        default: i64,
+    ) -> i64 {
+        let Some(value) = value else { return default };
+        if !range.contains(value.get_ref()) {
+            self.error(Diagnostic::error(
+                value.span(),
+                format!("`{field}`: {} is out of range", value.get_ref()),
+                format!("expected {} to {}", range.start(), range.end()),
+            ));
+            return default;
+        }
+        *value.get_ref()
+    }
+
+    fn period(
+        &mut self,
+        field: &str,
+        value: Option<&Spanned<Period>>,
+        range: RangeInclusive<Duration>,
+        default: Duration,
+    ) -> Duration {
+        let Some(value) = value else { return default };
+        let Period(period) = *value.get_ref();
+        if !range.contains(&period) {
+            self.error(Diagnostic::error(
+                value.span(),
+                format!("`{field}`: {period:?} is out of range"),
+                format!("expected {:?} to {:?}", range.start(), range.end()),
+            ));
+        }
+        period
+    }
+
+    fn ports(&mut self, files: &BTreeMap<String, Spanned<file::Port>>) -> Ports {
+        if files.is_empty() && self.complete {
+            self.error(
+                Diagnostic::error(0..0, "there is no port", "expected a section such as `[port.public]`")
+                    .help("a port names a network device and our addresses on it"),
+            );
+        }
+        let mut ports = Ports(Vec::new());
+        for (name, file) in files {
+            let value = self.port(name, file.get_ref());
+            self.same_device(&ports, files, &value, file.get_ref());
+            self.same_address(&ports, file.get_ref());
+            ports.0.push(Placed { span: file.span(), value });
+        }
+        ports
+    }
+
+    fn port(&mut self, name: &str, file: &file::Port) -> Port {
+        let addresses: Vec<Prefix> = file.address.get_ref().iter().map(|a| *a.get_ref()).collect();
+        if addresses.is_empty() {
+            self.error(Diagnostic::error(
+                file.address.span(),
+                format!("`port.{name}` has no address"),
+                "expected at least one address, such as \"203.0.113.7/24\"",
+            ));
+        }
+        for address in file.address.get_ref() {
+            self.usable(address.span(), "address", address.get_ref().address);
+        }
+        if file.device.get_ref().is_empty() || file.device.get_ref().len() > 15 {
+            self.error(Diagnostic::error(
+                file.device.span(),
+                format!("`port.{name}.device`: no network device has this name"),
+                "expected 1 to 15 characters, as `ip link` prints them",
+            ));
+        }
+        for (index, gateway) in file.gateway.iter().enumerate() {
+            self.next_hop(gateway, &addresses);
+            let family = |hop: &&Spanned<Hop>| hop.get_ref().0.is_ipv4() == gateway.get_ref().0.is_ipv4();
+            if let Some(first) = file.gateway[..index].iter().find(family) {
+                self.error(
+                    Diagnostic::error(
+                        gateway.span(),
+                        "a second default gateway of one family",
+                        "expected one",
+                    )
+                    .context(first.span(), "the first one"),
+                );
+            }
+        }
+        for route in &file.routes {
+            self.next_hop(&route.get_ref().via, &addresses);
+        }
+        let mtu = file.mtu.as_ref().map(|mtu| self.number("mtu", Some(mtu), 576..=9_216, 1_500));
+        let vlan = file.vlan.as_ref().map(|vlan| self.number("vlan", Some(vlan), 1..=4_094, 1));
+        Port {
+            name: name.to_owned(),
+            device: file.device.get_ref().clone(),
+            driver: file.driver.unwrap_or_default(),
+            addresses,
+            gateways: file.gateway.iter().map(|hop| hop.get_ref().0).collect(),
+            routes: file.routes.iter().map(|r| (r.get_ref().to.0, r.get_ref().via.get_ref().0)).collect(),
+            mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
+            vlan: vlan.and_then(|vlan| u16::try_from(vlan).ok()),
+        }
+    }
+
+    /// An address that may stand on a wire. Loopback is refused above all: a node trusts whoever comes from there.
+    fn usable(&mut self, span: Range<usize>, what: &str, address: IpAddr) {
+        let wrong = match address {
+            _ if address.is_loopback() => Some("a loopback address"),
+            _ if address.is_multicast() => Some("a multicast address"),
+            _ if address.is_unspecified() => Some("the unspecified address"),
+            IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
+            IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4 address in IPv6 form"),
+            _ => None,
+        };
+        let Some(wrong) = wrong else { return };
+        let diagnostic = Diagnostic::error(
+            span,
+            format!("`{what}`: {address} is {wrong}"),
+            "expected an address that hosts on this network can reach",
+        );
+        let help = address
+            .is_loopback()
+            .then(|| "a node trusts every connection from a loopback address".to_owned());
+        self.error(diagnostic.maybe_help(help));
+    }
+
+    /// A gateway must be a neighbour: inside a prefix, link-local, or beyond a host route (as clouds hand out).
+    fn next_hop(&mut self, hop: &Spanned<Hop>, addresses: &[Prefix]) {
+        let Hop(gateway) = *hop.get_ref();
+        let own: Vec<&Prefix> =
+            addresses.iter().filter(|a| a.address.is_ipv4() == gateway.is_ipv4()).collect();
+        let host_route = |prefix: &&Prefix| prefix.length == if gateway.is_ipv4() { 32 } else { 128 };
+        let link_local = matches!(gateway, IpAddr::V6(v6) if v6.segments()[0] & 0xffc0 == 0xfe80);
+        let near = own.iter().any(|p| p.contains(gateway)) || own.iter().any(host_route);
+        if addresses.iter().any(|prefix| prefix.address == gateway) {
+            self.error(Diagnostic::error(
+                hop.span(),
+                format!("the gateway {gateway} is our own address"),
+                "expected another host",
+            ));
+        } else if own.is_empty() {
+            self.error(Diagnostic::error(
+                hop.span(),
+                format!("the gateway {gateway} is of a family that the port has no address of"),
+                format!("expected {} gateway", if gateway.is_ipv4() { "an IPv6" } else { "an IPv4" }),
+            ));
+        } else if !near && !link_local {
+            let prefixes: Vec<String> = own.iter().map(|prefix| prefix.network().to_string()).collect();
+            self.error(Diagnostic::error(
+                hop.span(),
+                format!("the gateway {gateway} is no neighbour of the port"),
+                format!("expected an address in {}", prefixes.join(" or ")),
+            ));
+        }
+    }
+
+    fn same_device(
+        &mut self,
+        ports: &Ports,
+        files: &BTreeMap<String, Spanned<file::Port>>,
+        port: &Port,
+        file: &file::Port,
+    ) {
+        let same = |p: &&Placed<Port>| p.value.device == port.device && p.value.vlan == port.vlan;
+        if let Some(first) = ports.0.iter().find(same) {
+            let context =
+                files.get(&first.value.name).map_or(first.span.clone(), |f| f.get_ref().device.span());
+            self.error(
+                Diagnostic::error(
+                    file.device.span(),
+                    "two ports on one device",
+                    "expected another device, or a `vlan`",
+                )
+                .context(context, format!("`port.{}` has it", first.value.name))
+                .help("one port may serve both the public and the private side"),
+            );
+        }
+    }
+
+    fn same_address(&mut self, ports: &Ports, file: &file::Port) {
+        for address in file.address.get_ref() {
+            let has =
+                |p: &&Placed<Port>| p.value.addresses.iter().any(|a| a.address == address.get_ref().address);
+            if let Some(other) = ports.0.iter().find(has) {
+                let title =
+                    format!("{} is an address of `port.{}` too", address.get_ref().address, other.value.name);
+                self.error(Diagnostic::error(
+                    address.span(),
+                    title,
+                    "expected an address of this port alone",
+                ));
+            }
+        }
+    }
+
+    fn pools(&mut self, files: &BTreeMap<String, Spanned<file::Pool>>, ports: &Ports) -> Pools {
+        let pool = |(name, file): (&String, &Spanned<file::Pool>)| Placed {
+            span: file.span(),
+            value: self.pool(name, file.get_ref(), ports),
+        };
+        Pools(files.iter().map(pool).collect())
+    }
+
+    fn pool(&mut self, name: &str, file: &file::Pool, ports: &Ports) -> Pool {
+        let mut nodes: Vec<Node> = Vec::new();
+        for (index, node) in file.nodes.get_ref().iter().enumerate() {
+            let twin = |n: &&Spanned<NodeAddress>| {
+                n.get_ref().name == node.get_ref().name || n.get_ref().address == node.get_ref().address
+            };
+            if let Some(first) = file.nodes.get_ref()[..index].iter().find(twin) {
+                self.error(
+                    Diagnostic::error(
+                        node.span(),
+                        "the same node twice",
+                        "expected another name and address",
+                    )
+                    .context(first.span(), "the first one"),
+                );
+            }
+            let NodeAddress { name, address } = node.get_ref().clone();
+            let port = self.port_to(node.span(), address.ip(), ports);
+            nodes.push(Node { name, address, port: port.unwrap_or_default() });
+        }
+        if nodes.is_empty() {
+            self.error(Diagnostic::error(
+                file.nodes.span(),
+                format!("`pool.{name}` has no nodes"),
+                "expected at least one, such as \"a=10.0.1.11:8444\"",
+            ));
+        }
+        let dials = self.number("dials_per_second", file.dials_per_second.as_ref(), 1..=1_000, 10);
+        let slots = self.number("slots", file.slots.as_ref(), 1..=1_000_000, 1_024);
+        let seconds = Duration::from_secs;
+        Pool {
+            name: name.to_owned(),
+            nodes,
+            source: file.source.as_ref().map(|s| *s.get_ref()).unwrap_or_default(),
+            dials_per_second: u32::try_from(dials).unwrap_or(1),
+            dial_timeout: self.period(
+                "dial_timeout",
+                file.dial_timeout.as_ref(),
+                seconds(1)..=seconds(60),
+                seconds(5),
+            ),
+            slots: usize::try_from(slots).unwrap_or(1),
+        }
+    }
+
+    /// The port that leads to a node, by longest prefix.
+    fn port_to(&mut self, span: Range<usize>, node: IpAddr, ports: &Ports) -> Option<usize> {
+        self.usable(span.clone(), "nodes", node);
+        if ports.0.iter().any(|p| p.value.addresses.iter().any(|a| a.address == node)) {
+            self.error(Diagnostic::error(
+                span,
+                format!("the node {node} has an address of Hedgerow itself"),
+                "expected the address of another host",
+            ));
+            return None;
+        }
+        let found = ports.0.iter().enumerate().filter_map(|(i, p)| Some((distance(&p.value, node)?, i)));
+        let best = found.max_by_key(|(length, index)| (*length, usize::MAX - index));
+        if best.is_none() && self.complete {
+            let prefixes = ports.0.iter().flat_map(|p| &p.value.addresses).map(|a| a.network().to_string());
+            let prefixes = prefixes.collect::<Vec<_>>().join(", ");
+            self.error(
+                Diagnostic::error(
+                    span,
+                    format!("no port leads to the node {node}"),
+                    format!("expected an address in {prefixes}, or behind a route"),
+                )
+                .help(format!(
+                    "add a route to a port: routes = [{{ to = \"{node}/{}\", via = \"…\" }}]",
+                    bits(node)
+                )),
+            );
+        }
+        best.map(|(_, index)| index)
+    }
+
+    fn listeners(
+        &mut self,
+        files: &[Spanned<file::Listener>],
+        ports: &Ports,
+        pools: &Pools,
+    ) -> Vec<Listener> {
+        if files.is_empty() && self.complete {
+            self.error(
+                Diagnostic::error(0..0, "there is no listener", "expected a section `[[listener]]`")
+                    .help("a listener names the address and TCP port that peers connect to"),
+            );
+        }
+        let mut listeners: Vec<Listener> = Vec::new();
+        for (index, file) in files.iter().enumerate() {
+            let listener = self.listener(file.get_ref(), ports, pools);
+            for (earlier, other) in listeners.iter().zip(&files[..index]) {
+                self.clash(&listener, file.get_ref(), earlier, other.get_ref());
+            }
+            listeners.push(listener);
+        }
+        listeners
+    }
+
+    fn listener(&mut self, file: &file::Listener, ports: &Ports, pools: &Pools) -> Listener {
+        let known = ports.0.iter().map(|port| port.value.name.as_str()).collect::<Vec<_>>();
+        let port = self.reference("port", &file.port, &known);
+        let known = pools.0.iter().map(|pool| pool.value.name.as_str()).collect::<Vec<_>>();
+        let pool = self.reference("pool", &file.pool, &known);
+        let local_port = self.number("local_port", Some(&file.local_port), 1..=65_535, 1);
+        let address = file.address.as_ref().map(|address| address.get_ref().0);
+        if let (Some(place), Some(port)) = (&file.address, port.and_then(|i| ports.0.get(i))) {
+            self.own_address(place, &port.value);
+        }
+        self.chia_only(file);
+        let types =
+            file.types.as_ref().map(|types| types.get_ref().iter().map(|t| *t.get_ref()).collect::<Vec<_>>());
+        if let Some(types) = file.types.as_ref().filter(|types| types.get_ref().is_empty()) {
+            self.error(Diagnostic::error(
+                types.span(),
+                "the listener serves no kind of peer",
+                "expected [\"full_node\"], [\"wallet\"] or both",
+            ));
+        }
+        Listener {
+            name: file.name.get_ref().clone(),
+            port: port.unwrap_or_default(),
+            address,
+            local_port: u16::try_from(local_port).unwrap_or(1),
+            protocol: *file.protocol.get_ref(),
+            network: file.network.as_ref().map_or("mainnet", |n| n.get_ref()).to_owned(),
+            types: types.unwrap_or_else(|| vec![PeerType::FullNode]),
+            pool: pool.unwrap_or_default(),
+        }
+    }
+
+    /// A name that another section must have.
+    fn reference(&mut self, kind: &str, name: &Spanned<String>, known: &[&str]) -> Option<usize> {
+        let found = known.iter().position(|k| k == name.get_ref());
+        if found.is_none() && self.complete {
+            let expected = match known {
+                [] => format!("expected a section `[{kind}.{}]`", name.get_ref()),
+                known => format!("expected `{}`", known.join("` or `")),
+            };
+            let help =
+                did_you_mean(name.get_ref(), known.iter().copied()).map(|n| format!("did you mean `{n}`?"));
+            self.error(
+                Diagnostic::error(name.span(), format!("there is no {kind} `{}`", name.get_ref()), expected)
+                    .maybe_help(help),
+            );
+        }
+        found
+    }
+
+    fn own_address(&mut self, address: &Spanned<Hop>, port: &Port) {
+        let Hop(wanted) = *address.get_ref();
+        if port.addresses.iter().all(|own| own.address != wanted) {
+            let own: Vec<String> = port.addresses.iter().map(|own| own.address.to_string()).collect();
+            self.error(Diagnostic::error(
+                address.span(),
+                format!("`port.{}` does not have the address {wanted}", port.name),
+                format!("expected {}", own.join(" or ")),
+            ));
+        }
+    }
+
+    /// `network` and `types` mean nothing to bytes that nobody reads.
+    fn chia_only(&mut self, file: &file::Listener) {
+        if *file.protocol.get_ref() == Protocol::Chia {
+            return;
+        }
+        let network = file.network.as_ref().map(|network| ("network", network.span()));
+        let types = file.types.as_ref().map(|types| ("types", types.span()));
+        for (field, span) in network.into_iter().chain(types) {
+            self.error(
+                Diagnostic::error(
+                    span,
+                    format!("`{field}` belongs to listeners that speak Chia"),
+                    "not expected here",
+                )
+                .context(file.protocol.span(), "this one relays any bytes"),
+            );
+        }
+    }
+
+    fn clash(&mut self, new: &Listener, file: &file::Listener, old: &Listener, first: &file::Listener) {
+        if new.name == old.name {
+            self.error(
+                Diagnostic::error(
+                    file.name.span(),
+                    format!("two listeners are called `{}`", new.name),
+                    "expected another name",
+                )
+                .context(first.name.span(), "the first one"),
+            );
+        }
+        let overlap = new.address.is_none() || old.address.is_none() || new.address == old.address;
+        if new.port == old.port && new.local_port == old.local_port && overlap && self.complete {
+            self.error(
+                Diagnostic::error(
+                    file.local_port.span(),
+                    "two listeners on one address and port",
+                    "expected another port",
+                )
+                .context(first.local_port.span(), format!("`{}` has it", old.name)),
+            );
+        }
+    }
+
+    fn identity(
+        &mut self,
+        file: Option<&Spanned<file::Identity>>,
+        listeners: &[Spanned<file::Listener>],
+    ) -> Option<Identity> {
+        let chia = listeners.iter().map(Spanned::get_ref).find(|l| *l.protocol.get_ref() == Protocol::Chia);
+        let Some(file) = file else {
+            if let Some(listener) = chia.filter(|_| self.complete) {
+                self.error(
+                    Diagnostic::error(
+                        listener.protocol.span(),
+                        "a listener that speaks Chia needs identities",
+                        "expected a section `[identity]`",
+                    )
+                    .help("make a secret with `hedgerow identity new FILE` and add: [identity] secret = \"FILE\""),
+                );
+            }
+            return None;
+        };
+        let span = file.span();
+        let file = file.get_ref();
+        let certificate = file.certificate.clone().zip(file.key.clone());
+        if file.certificate.is_some() != file.key.is_some() {
+            self.error(Diagnostic::error(
+                span,
+                "an imported certificate and its key belong together",
+                "expected both `certificate` and `key`, or neither",
+            ));
+        }
+        Some(Identity {
+            secret: file.secret.clone(),
+            own_nodes: file.own_nodes.iter().map(|id| id.0).collect(),
+            certificate,
+        })
+    }
+
+    fn limits(&mut self, file: file::Limits) -> Limits {
+        let standard = Limits::default();
+        let mut number = |field, value: Option<&Spanned<i64>>, range, default: usize| {
+            let default = i64::try_from(default).unwrap_or(i64::MAX);
+            usize::try_from(self.number(field, value, range, default)).unwrap_or(1)
+        };
+        let narrow = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        let flows = number("flows", file.flows.as_ref(), 16..=1_000_000, standard.flows);
+        let per_source =
+            number("per_source", file.per_source.as_ref(), 1..=1_000_000, standard.per_source as usize);
+        let per_prefix =
+            number("per_prefix", file.per_prefix.as_ref(), 1..=1_000_000, standard.per_prefix as usize);
+        let in_flight = standard.handshakes_in_flight as usize;
+        let in_flight =
+            number("handshakes_in_flight", file.handshakes_in_flight.as_ref(), 1..=1_000_000, in_flight);
+        let work_queue = number("work_queue", file.work_queue.as_ref(), 1..=65_536, standard.work_queue);
+        let events = number("events", file.events.as_ref(), 0..=65_536, standard.events);
+        let seconds = Duration::from_secs;
+        let timeout = standard.handshake_timeout;
+        let handshake_timeout = self.period(
+            "handshake_timeout",
+            file.handshake_timeout.as_ref(),
+            seconds(1)..=seconds(60),
+            timeout,
+        );
+        Limits {
+            flows,
+            per_source: narrow(per_source),
+            per_prefix: narrow(per_prefix),
+            handshakes_in_flight: narrow(in_flight),
+            handshake_timeout,
+            buffer_memory: self.buffer_memory(&file, standard.buffer_memory),
+            work_queue,
+            events,
+        }
+    }
+
+    fn buffer_memory(&mut self, file: &file::Limits, default: u64) -> u64 {
+        let Some(size) = &file.buffer_memory else { return default };
+        let range = 1 << 20..=1 << 40;
+        if !range.contains(&size.get_ref().0) {
+            self.error(Diagnostic::error(
+                size.span(),
+                format!("`buffer_memory`: {} is out of range", size.get_ref()),
+                "expected 1 MiB to 1024 GiB",
+            ));
+        }
+        size.get_ref().0
+    }
+
+    /// A node can only be shown a source address of its own family.
+    fn families(
+        &mut self,
+        files: &[Spanned<file::Listener>],
+        listeners: &[Listener],
+        ports: &Ports,
+        pools: &Pools,
+    ) {
+        for (file, listener) in files.iter().zip(listeners) {
+            let (Some(pool), Some(port)) = (pools.0.get(listener.pool), ports.0.get(listener.port)) else {
+                continue;
+            };
+            let serves = |v4: bool| match listener.address {
+                Some(address) => address.is_ipv4() == v4,
+                None => port.value.addresses.iter().any(|a| a.address.is_ipv4() == v4),
+            };
+            for v4 in [true, false] {
+                let lacks = pool.value.nodes.iter().all(|n| n.address.is_ipv4() != v4)
+                    && !pool.value.nodes.is_empty();
+                if pool.value.source.is_transparent() && serves(v4) && lacks {
+                    let (ours, theirs) = if v4 { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+                    self.error(
+                        Diagnostic::error(
+                            file.get_ref().pool.span(),
+                            format!("{ours} peers of `{}` cannot be shown to {theirs} nodes", listener.name),
+                            format!("expected an {ours} node in `pool.{}`", pool.value.name),
+                        )
+                        .help(format!("set `source = \"snat\"`, or give the listener an {theirs} `address`")),
+                    );
+                }
+            }
+        }
+        for pool in pools.0.iter().filter(|pool| !pool.value.source.is_transparent()) {
+            self.snat_source(pool, ports);
+        }
+    }
+
+    /// With SNAT the port that leads to a node needs an address of the node's family.
+    fn snat_source(&mut self, pool: &Placed<Pool>, ports: &Ports) {
+        for node in &pool.value.nodes {
+            let Some(port) = ports.0.get(node.port) else { continue };
+            if port.value.addresses.iter().all(|own| own.address.is_ipv4() != node.address.is_ipv4()) {
+                self.error(Diagnostic::error(
+                    pool.span.clone(),
+                    format!(
+                        "`port.{}` has no address that the node {} could see",
+                        port.value.name, node.address
+                    ),
+                    "expected an address of the node's family on that port",
+                ));
+            }
+        }
+    }
+
+    fn unused(&mut self, listeners: &[Listener], pools: &Pools) {
+        if !self.complete {
+            return;
+        }
+        for (index, pool) in pools.0.iter().enumerate() {
+            if listeners.iter().all(|listener| listener.pool != index) {
+                let title = format!("no listener leads to `pool.{}`", pool.value.name);
+                self.error(Diagnostic::warning(pool.span.clone(), title, "its nodes serve nobody"));
+            }
+        }
+    }
+}
+
+fn bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// Length of the longest prefix by which `port` reaches `address`; its default gateway counts as zero.
+fn distance(port: &Port, address: IpAddr) -> Option<u8> {
+    let direct = port.addresses.iter().filter(|p| p.contains(address)).map(|p| p.length);
+    let routed = port.routes.iter().filter(|(to, _)| to.contains(&address)).map(|(to, _)| to.prefix_len());
+    let default = port.gateways.iter().filter(|hop| hop.is_ipv4() == address.is_ipv4()).map(|_| 0);
+    direct.chain(routed).chain(default).max()
+}
