@@ -4,9 +4,24 @@
 //! back, asks [`Shard::transmit`] for what the engine wants to say, and takes [`Event`]s. Same frames, same times and
 //! same seed give the same frames.
 
+mod output;
+mod ports;
+
+use siphasher::sip::SipHasher24;
+
 use crate::Reason;
+use crate::admit::{self, Admission};
+use crate::frame::{Abilities, BATCH, Batch, Frame, Meta, Pool};
+use crate::link::{self, Hop, IcmpErrorKind, Link, LinkConfig};
+use crate::reason::Counters;
+use crate::screen::{self, Listeners, Master, Screen, ScreenConfig};
+use crate::tcp::{Engine, EngineConfig, Flow, LinkSettings, PathError, Waiting};
 use crate::time::Instant;
-use crate::wire::{Address, FlowKey, LinkId};
+use crate::wire::{self, Address, Agreed, BuildRules, FlowKey, Kind, LinkId, LinkRules, Packet, Seq};
+
+use output::Output;
+use ports::PortChooser;
+pub use ports::ShardIndex;
 
 /// One listener of the configuration, by index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,7 +81,7 @@ pub struct Target {
 pub enum Source {
     /// Ours on that link, and a port of the shard's choice (RFC 6056).
     Own,
-    /// Another's (transparent mode), and a port of the shard's choice if zero.
+    /// Another's (transparent mode), with that port, or one of the shard's choice if zero or taken.
     Transparent(Address, u16),
 }
 
@@ -92,10 +107,517 @@ pub struct Listener {
     pub accept: Accept,
 }
 
-/// (interface sketch; replaced as the engine lands)
-pub trait Sketch {
-    /// Time.
-    fn deadline(&self) -> Option<Instant>;
-    /// Key.
-    fn key(&self) -> FlowKey;
+/// A link of a shard: its place in the network, and what its port does by itself.
+#[derive(Clone, Debug)]
+pub struct ShardLink {
+    /// Addresses, routes, MAC and MTU.
+    pub config: LinkConfig,
+    /// The port completes checksums ([`crate::frame::Abilities::checksum`]).
+    pub checksum_offload: bool,
+    /// The port inserts VLAN tags ([`crate::frame::Abilities::vlan`]).
+    pub vlan_offload: bool,
+    /// Largest payload that the port cuts ([`crate::frame::Abilities::segmentation`]); zero: none.
+    pub segmentation: usize,
+    /// Bytes that fit a frame ([`crate::frame::Abilities::frame_bytes`]).
+    pub frame_bytes: usize,
+    /// The link's addresses are ours alone, so that segments for nobody are answered with a reset.
+    pub exclusive: bool,
+}
+
+impl ShardLink {
+    /// A link over a port: `config` with the port's MAC, and an MTU that is at most the port's.
+    pub fn new(config: LinkConfig, abilities: &Abilities) -> Self {
+        ShardLink {
+            config: LinkConfig { mac: abilities.mac, mtu: config.mtu.min(abilities.mtu), ..config },
+            checksum_offload: abilities.checksum,
+            vlan_offload: abilities.vlan,
+            segmentation: if abilities.checksum { abilities.segmentation } else { 0 },
+            frame_bytes: abilities.frame_bytes,
+            exclusive: true,
+        }
+    }
+}
+
+/// Everything that a shard is told at its start.
+#[derive(Clone)]
+pub struct Config {
+    /// The links, by [`LinkId`].
+    pub links: Vec<ShardLink>,
+    /// The listeners, by [`ListenerId`].
+    pub listeners: Vec<Listener>,
+    /// Quotas and deadlines for peers.
+    pub admit: admit::Limits,
+    /// Table sizes and buffer memory of the engine; its links are filled in from `links`.
+    pub engine: EngineConfig,
+    /// Cookies, and how much is answered to strangers.
+    pub screen: ScreenConfig,
+    /// The fleet's secret for cookies: appliances that share it accept each other's.
+    pub cookie_secret: Master,
+    /// This shard's own randomness, never to be used again.
+    pub seed: [u8; 32],
+    /// This shard among the box's.
+    pub index: ShardIndex,
+}
+
+/// What a shard counts, for `status`.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    /// Frames taken in.
+    pub frames_in: u64,
+    /// Frames given out.
+    pub frames_out: u64,
+    /// Frames refused and flows ended, by reason.
+    pub reasons: Counters,
+    /// SYNs answered with a cookie.
+    pub cookies_sent: u64,
+    /// Resets sent to strangers.
+    pub resets_sent: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections opened.
+    pub connected: u64,
+    /// Flows now.
+    pub flows: usize,
+    /// Most flows at one time.
+    pub flows_peak: usize,
+    /// Flows whose peer has proved nothing but its address.
+    pub strangers: usize,
+    /// Buffer memory that those hold, in bytes.
+    pub stranger_bytes: usize,
+    /// Buffer memory in use by all flows, in bytes.
+    pub buffer_bytes: usize,
+    /// Most buffer memory in use at one time, in bytes.
+    pub buffer_bytes_peak: usize,
+    /// Segments sent again.
+    pub retransmissions: u64,
+}
+
+/// What the shard remembers beside the engine about a flow that a peer opened.
+#[derive(Clone, Copy, Debug)]
+struct Accepted {
+    id: FlowId,
+    key: FlowKey,
+    iss: Seq,
+    stranger: bool,
+}
+
+/// A link with the rules for frames that come from it and go to it.
+struct Attached {
+    link: Link,
+    rules: LinkRules,
+    build: BuildRules,
+    frame_bytes: usize,
+}
+
+/// What becomes of a received frame.
+enum Verdict {
+    /// Its first bytes are the reply.
+    Reply(usize),
+    /// Taken in, or refused and counted already.
+    Done,
+    /// Refused.
+    Drop(Reason),
+}
+
+/// One core's dataplane.
+pub struct Shard {
+    links: Vec<Attached>,
+    listeners: Listeners,
+    screen: Screen,
+    admission: Admission,
+    engine: Engine,
+    /// By slot of the flow table; `None` for flows that we opened.
+    accepted: Vec<Option<Accepted>>,
+    /// One verdict of the parser per frame of the batch.
+    parsed: Vec<Result<Packet, Reason>>,
+    ports: PortChooser,
+    statistics: Statistics,
+}
+
+impl Shard {
+    /// A shard for `config`. All memory for flows is taken here.
+    pub fn new(config: &Config, now: Instant) -> Self {
+        let seed = |label: u8| Seed::new(&config.seed, label);
+        let settings =
+            |link: &ShardLink| LinkSettings { mtu: link.config.mtu, segmentation: link.segmentation };
+        let engine =
+            EngineConfig { links: config.links.iter().map(settings).collect(), ..config.engine.clone() };
+        Shard {
+            links: (0u8..)
+                .zip(&config.links)
+                .map(|(n, link)| Attached::new(link, seed(0x80 | n), now))
+                .collect(),
+            listeners: Listeners::new(&config.listeners),
+            screen: Screen::new(config.screen, config.cookie_secret.clone(), seed(1).bytes16()),
+            admission: Admission::new(config.admit, seed(2).bytes16()),
+            accepted: vec![None; engine.flows],
+            engine: Engine::new(engine, seed(3).bytes32()),
+            parsed: Vec::with_capacity(BATCH),
+            ports: PortChooser::new(config.index, seed(4).bytes16()),
+            statistics: Statistics::default(),
+        }
+    }
+
+    /// Tells the shard the time of day, in milliseconds since the Unix epoch; cookies depend on it. To be repeated at
+    /// least once a second; a step of the clock costs only handshakes that are in flight.
+    pub fn set_utc(&mut self, now: Instant, unix_ms: u64) {
+        self.screen.set_utc(now, unix_ms);
+    }
+
+    /// Takes in a batch of frames that came from `link`. Replies go into `tx`, in the frames that asked for them; all
+    /// other frames go back to the pool. `rx` is empty afterwards.
+    pub fn ingest<P: Pool + ?Sized>(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        pool: &mut P,
+        rx: &mut Batch,
+        tx: &mut Batch,
+    ) {
+        self.parse_batch(link, pool, rx);
+        let mut parsed = std::mem::take(&mut self.parsed);
+        for ((mut frame, meta), packet) in rx.drain(BATCH).zip(parsed.drain(..)) {
+            let verdict = match packet {
+                Ok(packet) => self.frame(now, link, &packet, pool, &mut frame),
+                Err(reason) => Verdict::Drop(reason),
+            };
+            self.settle(verdict, pool, frame, meta, tx);
+        }
+        self.parsed = parsed;
+    }
+
+    /// Writes what the engine and the link have to say on `link` into `tx`, at most `budget` frames; says how many.
+    pub fn transmit<P: Pool + ?Sized>(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        pool: &mut P,
+        tx: &mut Batch,
+        budget: usize,
+    ) -> usize {
+        let before = tx.len();
+        let Some(attached) = self.links.get_mut(usize::from(link.0)) else { return 0 };
+        let reasons = &mut self.statistics.reasons;
+        let frame_bytes = attached.frame_bytes;
+        let mut output = Output { pool, tx, build: &attached.build, frame_bytes, reasons };
+        attached.link.transmit(now, |bytes| output.raw(bytes));
+        let left = budget.saturating_sub(output.tx.len() - before);
+        self.engine.transmit(
+            now,
+            link,
+            &mut |segment| output.segment(now, &mut attached.link, segment),
+            left,
+        );
+        let written = tx.len() - before;
+        self.statistics.frames_out += written as u64;
+        written
+    }
+
+    /// When [`Shard::advance`] wants to be called at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let links = self.links.iter().filter_map(|attached| attached.link.deadline());
+        links.chain(self.engine.deadline()).chain(self.admission.deadline()).min()
+    }
+
+    /// Whether [`Shard::transmit`] may have something to write, whatever the time.
+    pub fn has_output(&self) -> bool {
+        self.engine.has_output()
+    }
+
+    /// Runs the timers that are due.
+    pub fn advance(&mut self, now: Instant) {
+        self.engine.advance(now);
+        while let Some(late) = self.admission.expired(now) {
+            self.engine.evict(late, Reason::HandshakeTimeout);
+        }
+    }
+
+    /// The next event.
+    pub fn event(&mut self, now: Instant) -> Option<Event> {
+        let event = self.engine.event()?;
+        match event {
+            Event::Closed(id, reason) => self.forget(now, id, reason),
+            Event::Connected(_) => self.statistics.connected += 1,
+            _ => {}
+        }
+        Some(event)
+    }
+
+    /// Opens a connection. [`Event::Connected`] or [`Event::Closed`] tells how it went.
+    pub fn connect(&mut self, now: Instant, to: Target, source: Source) -> Result<FlowId, Reason> {
+        let attached = self.links.get_mut(usize::from(to.link.0)).ok_or(Reason::NoRoute)?;
+        let hop = match attached.link.next_hop(now, to.address) {
+            Hop::Known(mac) => Some(mac),
+            Hop::Pending => None,
+            Hop::Unroutable(reason) => return Err(reason),
+        };
+        let (local, wanted) = match source {
+            Source::Own => (attached.link.source_for(to.address).ok_or(Reason::NoRoute)?, 0),
+            Source::Transparent(address, port) => (address, port),
+        };
+        let key = |local_port| FlowKey { local, remote: to.address, local_port, remote_port: to.port };
+        let engine = &self.engine;
+        let free = |port: u16| port != 0 && engine.lookup(&key(port)).is_none();
+        let port = if free(wanted) { Some(wanted) } else { self.ports.choose(&key(0), free) };
+        let key = key(port.ok_or(Reason::TableFull)?);
+        if let Some(victim) = self.admission.admit_own()? {
+            self.engine.evict(victim, Reason::Evicted);
+        }
+        let id = self.engine.connect(now, key, to.link, hop)?;
+        self.admission.opened(now, id, to.address, Standing::Reserved);
+        self.remember(id, None);
+        Ok(id)
+    }
+
+    /// A flow, to read, write or end it.
+    pub fn flow(&mut self, id: FlowId) -> Option<Flow<'_>> {
+        self.engine.flow(id)
+    }
+
+    /// Changes what admission and eviction think of a flow. From [`Standing::Proven`] on it has no handshake deadline.
+    pub fn standing(&mut self, id: FlowId, standing: Standing) {
+        let Some(Some(accepted)) = self.accepted.get_mut(id.slot as usize) else { return };
+        if accepted.id == id {
+            accepted.stranger = standing == Standing::Stranger;
+            self.admission.standing(id, standing);
+        }
+    }
+
+    /// What the shard counted, and what it holds now.
+    pub fn statistics(&self) -> Statistics {
+        let (engine, screen) = (self.engine.statistics(), self.screen.statistics());
+        let mut statistics = self.statistics.clone();
+        for (reason, count) in self.engine.counters().iter() {
+            statistics.reasons[reason] += count;
+        }
+        statistics.cookies_sent = screen.syn_acks;
+        statistics.resets_sent = screen.resets;
+        statistics.flows = engine.flows;
+        statistics.flows_peak = engine.flows_peak;
+        statistics.strangers = self.admission.strangers() as usize;
+        statistics.stranger_bytes = self.stranger_bytes();
+        statistics.buffer_bytes = engine.blocks_used * crate::tcp::BLOCK;
+        statistics.buffer_bytes_peak = engine.blocks_peak * crate::tcp::BLOCK;
+        statistics.retransmissions = engine.retransmissions;
+        statistics
+    }
+
+    /// A link, to ask for the groups that its port shall join and for conflicts about its addresses.
+    pub fn link(&self, link: LinkId) -> Option<&Link> {
+        self.links.get(usize::from(link.0)).map(|attached| &attached.link)
+    }
+
+    fn stranger_bytes(&self) -> usize {
+        let strangers = self.accepted.iter().flatten().filter(|accepted| accepted.stranger);
+        strangers.map(|accepted| self.engine.buffered(accepted.id)).sum()
+    }
+
+    /// Parses all frames before any table is touched, so that the table's lines arrive meanwhile.
+    fn parse_batch<P: Pool + ?Sized>(&mut self, link: LinkId, pool: &P, rx: &Batch) {
+        let Some(attached) = self.links.get(usize::from(link.0)) else {
+            self.parsed.extend(rx.iter().map(|_| Err(Reason::NotOurs)));
+            return;
+        };
+        self.statistics.frames_in += rx.len() as u64;
+        for (frame, meta) in rx.iter() {
+            let packet = wire::parse(pool.bytes(frame), meta, &attached.rules);
+            if let Ok(packet) = &packet
+                && packet.kind == Kind::Tcp
+            {
+                self.engine.prefetch(&packet.key());
+            }
+            self.parsed.push(packet);
+        }
+    }
+
+    /// Judges one frame.
+    fn frame<P: Pool + ?Sized>(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        packet: &Packet,
+        pool: &mut P,
+        frame: &mut Frame,
+    ) -> Verdict {
+        if packet.kind != Kind::Tcp {
+            return self.neighbourly(now, link, packet, pool.bytes_mut(frame));
+        }
+        let key = packet.key();
+        if let Some(id) = self.engine.lookup(&key) {
+            // A refusal is counted by the engine.
+            let _ = self.engine.input(now, id, &packet.segment(pool.bytes(frame)), packet.source_mac);
+            return Verdict::Done;
+        }
+        match self.engine.waiting(now, &key, &packet.segment(pool.bytes(frame))) {
+            Waiting::Stranger => self.stranger(now, link, packet, pool, frame),
+            Waiting::Consumed | Waiting::Dropped(_) => Verdict::Done,
+        }
+    }
+
+    /// ARP, ICMP and ICMPv6.
+    fn neighbourly(&mut self, now: Instant, link: LinkId, packet: &Packet, bytes: &mut [u8]) -> Verdict {
+        match self.links[usize::from(link.0)].link.ingest(now, packet, bytes) {
+            link::Answer::Reply(len) => Verdict::Reply(len),
+            link::Answer::Quiet => Verdict::Done,
+            link::Answer::Drop(reason) => Verdict::Drop(reason),
+            link::Answer::Error(error) => {
+                let kind = match error.kind {
+                    IcmpErrorKind::PacketTooBig(mtu) => PathError::PacketTooBig(mtu),
+                    IcmpErrorKind::Unreachable => PathError::Unreachable,
+                };
+                // A refusal is counted by the engine.
+                let _ = self.engine.icmp_error(now, &error.key, error.seq, kind);
+                Verdict::Done
+            }
+        }
+    }
+
+    /// A TCP segment that belongs to no flow.
+    fn stranger<P: Pool + ?Sized>(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        packet: &Packet,
+        pool: &mut P,
+        frame: &mut Frame,
+    ) -> Verdict {
+        let attached = &self.links[usize::from(link.0)];
+        if !attached.link.usable(packet.destination) {
+            return Verdict::Drop(Reason::NotOurs);
+        }
+        let found = self.listeners.find(link, packet.destination, packet.destination_port);
+        let listener = found.map(|(_, listener)| listener);
+        match self.screen.stranger(now, &attached.rules, packet, pool.bytes_mut(frame), listener) {
+            screen::Answer::Reply(len) => Verdict::Reply(len),
+            screen::Answer::Refuse(len, reason) => {
+                self.statistics.reasons.count(reason);
+                Verdict::Reply(len)
+            }
+            screen::Answer::Drop(reason) => Verdict::Drop(reason),
+            screen::Answer::Proof(agreed) => {
+                let Some((listener, _)) = found else { return Verdict::Drop(Reason::NoListener) };
+                match self.admit(now, link, listener, packet, &agreed) {
+                    Ok(id) => {
+                        let segment = packet.segment(pool.bytes(frame));
+                        // A refusal is counted by the engine.
+                        let _ = self.engine.input(now, id, &segment, packet.source_mac);
+                        Verdict::Done
+                    }
+                    Err(reason) => Verdict::Drop(reason),
+                }
+            }
+        }
+    }
+
+    /// A peer returned our cookie: a flow for it, if the quotas allow one.
+    fn admit(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        listener: ListenerId,
+        packet: &Packet,
+        agreed: &Agreed,
+    ) -> Result<FlowId, Reason> {
+        let key = packet.key();
+        if let Some(victim) = self.admission.admit(key.remote, self.engine.buffers_short())? {
+            self.engine.evict(victim, Reason::Evicted);
+        }
+        let id = self.engine.accept(now, key, link, packet.source_mac, agreed, listener)?;
+        self.admission.opened(now, id, key.remote, Standing::Stranger);
+        self.remember(id, Some(Accepted { id, key, iss: agreed.iss, stranger: true }));
+        self.statistics.accepted += 1;
+        Ok(id)
+    }
+
+    fn remember(&mut self, id: FlowId, accepted: Option<Accepted>) {
+        if let Some(place) = self.accepted.get_mut(id.slot as usize) {
+            *place = accepted;
+        }
+    }
+
+    /// A flow is gone: its quota is free, and its cookie is spent.
+    fn forget(&mut self, now: Instant, id: FlowId, reason: Reason) {
+        self.statistics.reasons.count(reason);
+        self.admission.closed(id);
+        let Some(place) = self.accepted.get_mut(id.slot as usize) else { return };
+        if let Some(accepted) = place.filter(|accepted| accepted.id == id) {
+            self.screen.spent(now, &accepted.key, accepted.iss);
+            *place = None;
+        }
+    }
+
+    /// Sends or releases a frame.
+    fn settle<P: Pool + ?Sized>(
+        &mut self,
+        verdict: Verdict,
+        pool: &mut P,
+        mut frame: Frame,
+        meta: Meta,
+        tx: &mut Batch,
+    ) {
+        match verdict {
+            Verdict::Reply(len) => {
+                frame.truncate(len);
+                match tx.push(frame, Meta { vlan: meta.vlan, ..Meta::default() }) {
+                    Ok(()) => self.statistics.frames_out += 1,
+                    Err(frame) => {
+                        self.statistics.reasons.count(Reason::NoFrame);
+                        pool.release(frame);
+                    }
+                }
+            }
+            Verdict::Done => pool.release(frame),
+            Verdict::Drop(reason) => {
+                self.statistics.reasons.count(reason);
+                pool.release(frame);
+            }
+        }
+    }
+}
+
+impl Attached {
+    fn new(link: &ShardLink, seed: Seed, now: Instant) -> Self {
+        let config = &link.config;
+        Attached {
+            rules: LinkRules { mac: config.mac, vlan: config.vlan, mtu: config.mtu, resets: link.exclusive },
+            build: BuildRules {
+                vlan: config.vlan,
+                vlan_offload: link.vlan_offload,
+                checksum_offload: link.checksum_offload,
+            },
+            frame_bytes: link.frame_bytes,
+            link: Link::new(config.clone(), seed.number(), now),
+        }
+    }
+}
+
+/// Independent seeds for the parts of a shard, derived from its own by label.
+struct Seed([u64; 4]);
+
+impl Seed {
+    fn new(seed: &[u8; 32], label: u8) -> Self {
+        let (mut low, mut high) = ([0; 16], [0; 16]);
+        low.copy_from_slice(&seed[..16]);
+        high.copy_from_slice(&seed[16..]);
+        let word = |key: &[u8; 16], n: u8| SipHasher24::new_with_key(key).hash(&[label, n]);
+        Seed([word(&low, 0), word(&high, 1), word(&low, 2), word(&high, 3)])
+    }
+
+    fn number(&self) -> u64 {
+        self.0[0] ^ self.0[1]
+    }
+
+    fn bytes32(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(self.0) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn bytes16(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&self.bytes32()[..16]);
+        bytes
+    }
 }

@@ -66,6 +66,9 @@ impl Default for EngineConfig {
     }
 }
 
+/// Bytes of a block of the buffer pool.
+pub const BLOCK: usize = 4_096;
+
 /// What became of a segment that [`Engine::transmit`] offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -200,15 +203,28 @@ impl Engine {
         Err(Reason::IcmpUnrelated)
     }
 
-    /// Offers up to `budget` segments to `sink`; says how many were taken ([`Sent::Yes`] or [`Sent::Dropped`]).
+    /// Offers up to `budget` segments of one link's flows to `sink`; says how many were taken ([`Sent::Yes`] or
+    /// [`Sent::Dropped`]). Each link has a ready queue of its own, so that a full port holds up nobody else.
     pub fn transmit(
         &mut self,
         now: Instant,
+        link: LinkId,
         sink: &mut impl FnMut(&Outgoing<'_>) -> Sent,
         budget: usize,
     ) -> usize {
-        let _ = (now, sink, budget);
+        let _ = (now, link, sink, budget);
         0
+    }
+
+    /// Bytes of buffer memory that a flow holds, both directions.
+    pub fn buffered(&self, id: FlowId) -> usize {
+        let _ = id;
+        0
+    }
+
+    /// Whether so little buffer memory is left that new strangers should be refused.
+    pub fn buffers_short(&self) -> bool {
+        false
     }
 
     /// Whether [`Engine::transmit`] may have something to offer.

@@ -1,0 +1,105 @@
+//! Source ports for connections that we open: hard to guess (RFC 6056, algorithm 4), and their low bits name the shard,
+//! so that an answer finds the core that asked.
+
+use siphasher::sip::SipHasher24;
+
+use crate::wire::FlowKey;
+
+/// A shard's place among `1 << bits` shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ShardIndex {
+    /// The shard.
+    pub index: u16,
+    /// How many low bits of a source port name it; at most 8.
+    pub bits: u8,
+}
+
+/// First source port.
+const FIRST: u16 = 1_024;
+/// Counters of algorithm 4; each serves the destinations that hash to it.
+const COUNTERS: usize = 256;
+/// Ports tried before a destination counts as used up.
+const TRIES: u32 = 4_096;
+
+/// Chooses source ports. RFC 6056, section 3.3.4: a keyed offset per destination, and a table of counters.
+#[derive(Debug)]
+pub(super) struct PortChooser {
+    index: ShardIndex,
+    hash: SipHasher24,
+    counters: Box<[u32; COUNTERS]>,
+}
+
+impl PortChooser {
+    pub(super) fn new(index: ShardIndex, seed: [u8; 16]) -> Self {
+        let index = ShardIndex { bits: index.bits.min(8), ..index };
+        PortChooser { index, hash: SipHasher24::new_with_key(&seed), counters: Box::new([0; COUNTERS]) }
+    }
+
+    /// A port for which `free` holds; `key.local_port` is ignored. `None` after as many tries as are sensible.
+    pub(super) fn choose(&mut self, key: &FlowKey, free: impl Fn(u16) -> bool) -> Option<u16> {
+        let bits = self.index.bits;
+        let places = u32::from(u16::MAX - FIRST + 1) >> bits;
+        let hash = self.destination(key);
+        let offset = (hash >> 32) as u32;
+        let counter = self.counters.get_mut(hash as usize % COUNTERS)?;
+        for _ in 0..TRIES.min(places) {
+            *counter = counter.wrapping_add(1);
+            let place = offset.wrapping_add(*counter) % places;
+            let port = (place << bits) as u16 + FIRST | self.index.index & ((1 << bits) - 1);
+            if free(port) {
+                return Some(port);
+            }
+        }
+        None
+    }
+
+    fn destination(&self, key: &FlowKey) -> u64 {
+        let mut bytes = [0; 34];
+        bytes[..16].copy_from_slice(&key.local.octets());
+        bytes[16..32].copy_from_slice(&key.remote.octets());
+        bytes[32..].copy_from_slice(&key.remote_port.to_be_bytes());
+        self.hash.hash(&bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Address;
+
+    fn key(last: u8) -> FlowKey {
+        FlowKey {
+            local: Address::from_v4([10, 0, 1, 1]),
+            remote: Address::from_v4([10, 0, 1, last]),
+            local_port: 0,
+            remote_port: 8444,
+        }
+    }
+
+    #[test]
+    fn low_bits_name_the_shard_and_no_port_is_privileged() {
+        let mut ports = PortChooser::new(ShardIndex { index: 5, bits: 3 }, [7; 16]);
+        for n in 0..=255 {
+            let port = ports.choose(&key(n), |_| true).expect("all are free");
+            assert_eq!(port & 7, 5);
+            assert!(port >= FIRST);
+        }
+    }
+
+    #[test]
+    fn taken_ports_are_passed_over_and_exhaustion_is_told() {
+        let mut ports = PortChooser::new(ShardIndex::default(), [7; 16]);
+        let first = ports.choose(&key(1), |_| true).expect("all are free");
+        let mut again = PortChooser::new(ShardIndex::default(), [7; 16]);
+        assert_ne!(again.choose(&key(1), |port| port != first), Some(first));
+        assert_eq!(again.choose(&key(1), |_| false), None);
+    }
+
+    #[test]
+    fn successive_ports_differ() {
+        let mut ports = PortChooser::new(ShardIndex::default(), [7; 16]);
+        let chosen: std::collections::BTreeSet<_> =
+            (0..500).filter_map(|_| ports.choose(&key(1), |_| true)).collect();
+        assert_eq!(chosen.len(), 500);
+    }
+}
