@@ -4,12 +4,14 @@
 //! (dial a node, run a cryptographic step) and reports how they ended. Time comes in as an argument.
 //!
 //! - [`session`]: the trait and the words it uses; [`verdict`]: why a session is refused or ended.
-//! - `tls`: certificates, identities, acceptor and connector.
+//! - [`tls`]: certificates, acceptor and connector; [`identity`]: who we are towards nodes.
 //! - [`websocket`]: the one upgrade request that is allowed, and frames both ways.
 //! - [`chia`]: message table, handshake, framing and inspection.
 
 pub mod chia;
+pub mod identity;
 pub mod session;
+pub mod tls;
 pub mod verdict;
 pub mod websocket;
 

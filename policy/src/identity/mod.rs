@@ -1,0 +1,175 @@
+//! Who Hedgerow is towards nodes: from one fleet secret an intermediate CA under the Chia CA, and from it one leaf for each
+//! peer and each service address. Nothing is stored: same secret and same peer give the same bytes on every appliance and
+//! every run, because keys come from HKDF, serial numbers and validity are fixed, and signatures are RFC 6979's.
+
+use core::fmt;
+use core::net::IpAddr;
+use std::sync::Arc;
+
+use hkdf::Hkdf;
+use p256::ecdsa::signature::Signer;
+use p256::ecdsa::{DerSignature, SigningKey};
+use p256::pkcs8::EncodePrivateKey;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose,
+    PublicKeyData, SerialNumber, SignatureAlgorithm, date_time_ymd,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use sha2::Sha256;
+
+use crate::session::PeerId;
+use crate::tls::ca::Authority;
+use crate::tls::{Credential, SetupError};
+
+/// Shortest fleet secret, in bytes.
+pub const SECRET_MIN: usize = 32;
+
+/// Separates this derivation from any other use of the same secret.
+const SALT: &[u8] = b"hedgerow fleet identity 1";
+/// From the first day of the first Chia CA until the day on which the leaves of stock nodes end.
+const VALID: [(i32, u8, u8); 2] = [(2021, 1, 23), (2100, 8, 2)];
+
+/// A fleet's identities: everything that derives from its secret.
+pub struct Fleet {
+    derive: Hkdf<Sha256>,
+    intermediate: CertificateDer<'static>,
+    issuer: Issuer<'static, Key>,
+}
+
+impl Fleet {
+    /// Derives the intermediate and has `authority` sign it, which takes one RSA signature.
+    ///
+    /// # Errors
+    /// If the secret is shorter than [`SECRET_MIN`].
+    pub fn new(secret: &[u8], authority: &Authority) -> Result<Arc<Fleet>, SetupError> {
+        if secret.len() < SECRET_MIN {
+            return Err(SetupError(format!(
+                "fleet secret: {} bytes, at least {SECRET_MIN} are needed",
+                secret.len()
+            )));
+        }
+        let derive = Hkdf::<Sha256>::new(Some(SALT), secret);
+        let key = Key::derive(&derive, b"intermediate", &[])?;
+        let mut params = params("Hedgerow", &key)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let signed =
+            params.signed_by(&key, authority.issuer()).map_err(|e| SetupError::because("intermediate", e))?;
+        let intermediate = signed.der().clone();
+        let issuer = Issuer::new(params, key);
+        Ok(Arc::new(Fleet { derive, intermediate, issuer }))
+    }
+
+    /// The certificate that all of this fleet's leaves are signed by.
+    pub fn intermediate(&self) -> &CertificateDer<'static> {
+        &self.intermediate
+    }
+
+    /// What a node sees instead of `peer`. Expensive: part of a piece of work, never of the frame path.
+    ///
+    /// # Errors
+    /// Only if the cryptographic library refuses to work.
+    pub fn identity(&self, peer: PeerId) -> Result<Credential, SetupError> {
+        self.leaf(b"peer", &peer.0)
+    }
+
+    /// What peers see at a service address.
+    ///
+    /// # Errors
+    /// Only if the cryptographic library refuses to work.
+    pub fn service(&self, address: IpAddr, port: u16) -> Result<Credential, SetupError> {
+        let mut name = match address {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        name.extend_from_slice(&port.to_be_bytes());
+        self.leaf(b"service", &name)
+    }
+
+    fn leaf(&self, what: &[u8], whose: &[u8]) -> Result<Credential, SetupError> {
+        let key = Key::derive(&self.derive, what, whose)?;
+        let signed = params("Chia", &key)?
+            .signed_by(&key, &self.issuer)
+            .map_err(|e| SetupError::because("leaf", e))?;
+        Ok(Credential { chain: vec![signed.der().clone(), self.intermediate.clone()], key: key.pkcs8 })
+    }
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fleet")
+    }
+}
+
+/// The fields that all certificates of a fleet share.
+fn params(name: &str, key: &Key) -> Result<CertificateParams, SetupError> {
+    let mut params = CertificateParams::new(Vec::new()).map_err(|e| SetupError::because("certificate", e))?;
+    let [from, until] = VALID.map(|(year, month, day)| date_time_ymd(year, month, day));
+    params.not_before = from;
+    params.not_after = until;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.serial_number = Some(SerialNumber::from_slice(&key.serial));
+    Ok(params)
+}
+
+/// A P-256 key whose signatures have no randomness, and the serial number of its certificate.
+struct Key {
+    signing: SigningKey,
+    public: Vec<u8>,
+    pkcs8: PrivateKeyDer<'static>,
+    serial: [u8; 16],
+}
+
+impl Key {
+    fn derive(from: &Hkdf<Sha256>, what: &[u8], whose: &[u8]) -> Result<Key, SetupError> {
+        let failed = |why: &dyn fmt::Display| SetupError::because("derived key", why);
+        // One in 2^32 candidates is not a scalar of the curve; the next one is taken.
+        for attempt in 0..=u8::MAX {
+            let mut bytes = [0; 48];
+            derive_into(from, &[what, &[0, attempt], whose], &mut bytes)?;
+            let (scalar, serial) = bytes.split_at(32);
+            let Ok(secret) = p256::SecretKey::from_slice(scalar) else { continue };
+            let pkcs8 = secret.to_pkcs8_der().map_err(|e| failed(&e))?;
+            let mut number: [u8; 16] = serial.try_into().map_err(|e| failed(&e))?;
+            number[0] = number[0] & 0x7f | 0x40; // positive, and always 16 bytes long (RFC 5280 section 4.1.2.2)
+            let signing = SigningKey::from(secret);
+            let public = signing.verifying_key().to_encoded_point(false).as_bytes().to_vec();
+            let pkcs8 = PrivatePkcs8KeyDer::from(pkcs8.as_bytes().to_vec()).into();
+            return Ok(Key { signing, public, pkcs8, serial: number });
+        }
+        Err(SetupError("derived key: no scalar found".into()))
+    }
+}
+
+/// A key for a simulated peer: anybody can derive it.
+pub(crate) fn seeded_key(seed: u64) -> Result<rcgen::KeyPair, SetupError> {
+    let derive = Hkdf::<Sha256>::new(Some(b"simulated peer"), &seed.to_be_bytes());
+    let key = Key::derive(&derive, b"peer", &[])?;
+    rcgen::KeyPair::try_from(&key.pkcs8).map_err(|e| SetupError::because("seeded key", e))
+}
+
+fn derive_into(from: &Hkdf<Sha256>, info: &[&[u8]], out: &mut [u8]) -> Result<(), SetupError> {
+    from.expand_multi_info(info, out).map_err(|e| SetupError::because("derived key", e))
+}
+
+impl PublicKeyData for Key {
+    fn der_bytes(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl rcgen::SigningKey for Key {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        let signature: DerSignature =
+            self.signing.try_sign(message).map_err(|_| rcgen::Error::RemoteKeyError)?;
+        Ok(signature.as_bytes().to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests;
