@@ -3,8 +3,8 @@
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
-    Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Address, Ipv6Address, Ipv6Packet, Ipv6Repr,
-    MldAddressRecordRepr, MldRecordType, MldRepr, NdiscNeighborFlags, NdiscRepr,
+    Icmpv6Message, Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Address, Ipv6Address, Ipv6Packet, Ipv6Repr,
+    NdiscNeighborFlags, NdiscRepr,
 };
 
 use super::ETHERNET;
@@ -126,18 +126,21 @@ fn ndisc<'a>(
 
 /// An MLDv2 report (RFC 3810, section 5.2) of one group joined, from the unspecified address (RFC 3590).
 fn report(space: &mut [u8; FRAME_MAX], mac: Mac, own: Address) -> &[u8] {
-    let records = [MldAddressRecordRepr::new(MldRecordType::ModeIsExclude, solicited_node(own))];
-    let message = Icmpv6Repr::Mld(MldRepr::ReportRecordReprs(&records));
-    let length = message.buffer_len();
-    ethernet(space, mac, group_mac(MLD_ROUTERS), EthernetProtocol::Ipv6);
+    const LENGTH: usize = 28;
     let source = Ipv6Address::UNSPECIFIED;
-    ipv6(space, source, MLD_ROUTERS, IpProtocol::HopByHop, ROUTER_ALERT.len() + length, 1);
+    ethernet(space, mac, group_mac(MLD_ROUTERS), EthernetProtocol::Ipv6);
+    ipv6(space, source, MLD_ROUTERS, IpProtocol::HopByHop, ROUTER_ALERT.len() + LENGTH, 1);
     space[ETHERNET + IPV6..][..ROUTER_ALERT.len()].copy_from_slice(&ROUTER_ALERT);
     let start = ETHERNET + IPV6 + ROUTER_ALERT.len();
-    let body = &mut space[start..][..length];
-    let checksums = ChecksumCapabilities::default();
-    message.emit(&source, &MLD_ROUTERS, &mut Icmpv6Packet::new_unchecked(body), &checksums);
-    &space[..start + length]
+    let body = &mut space[start..][..LENGTH];
+    body.fill(0);
+    body[7] = 1; // one record:
+    body[8] = 4; // CHANGE_TO_EXCLUDE_MODE without sources, which is "joined"
+    body[12..].copy_from_slice(&solicited_node(own).octets());
+    let mut message = Icmpv6Packet::new_unchecked(body);
+    message.set_msg_type(Icmpv6Message::MldReport);
+    message.fill_checksum(&source, &MLD_ROUTERS);
+    &space[..start + LENGTH]
 }
 
 fn ethernet(space: &mut [u8; FRAME_MAX], source: Mac, to: Mac, ethertype: EthernetProtocol) {

@@ -94,7 +94,7 @@ pub struct LinkConfig {
     pub mac: Mac,
     /// Largest IP packet.
     pub mtu: u16,
-    /// The VLAN that the link lives in; its priority bits are sent as they are.
+    /// The VLAN that the link lives in (12 bits).
     pub vlan: Option<u16>,
     /// Our addresses with their on-link prefixes.
     pub addresses: Vec<Prefix>,
