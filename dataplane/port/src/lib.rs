@@ -1,16 +1,45 @@
 //! Ports for the Hedgerow dataplane: everything that calls the operating system, maps rings or needs `unsafe`.
 //!
+//! - [`af_packet`]: a network device of the kernel, through a packet socket with a mapped ring.
+//! - [`tap`]: the far end of a TAP device.
 //! - [`memory`]: two ends in one process, for benches, simulations and the lab.
 //!
 //! Wrappers that are ports themselves go around any of them.
 
+pub mod af_packet;
+mod error;
 pub mod memory;
 mod pool;
+mod ring;
+mod syscall;
+pub mod tap;
+mod vnet;
 
+use hedgerow_dataplane::frame::Port;
+
+pub use af_packet::{AfPacket, AfPacketConfig};
+pub use error::{OpenError, Problem};
 pub use memory::{Memory, MemoryConfig};
+pub use tap::{Tap, TapConfig};
+
+/// The drivers that [`open`] knows.
+pub const DRIVERS: &[&str] = &["af-packet", "tap"];
+
+/// Opens `device` with a driver's defaults. ([`Memory`] has two ends and no device: it is made with [`Memory::pair`].)
+pub fn open(driver: &str, device: &str) -> Result<Box<dyn Port + Send>, OpenError> {
+    match driver {
+        "af-packet" => Ok(Box::new(AfPacket::open(&AfPacketConfig::new(device))?)),
+        "tap" => Ok(Box::new(Tap::open(&TapConfig::new(device))?)),
+        other => Err(Problem::NoDriver(other.into()).of(device)),
+    }
+}
 
 /// Ethernet header and one 802.1Q tag.
 const LINK_BYTES: usize = 18;
+
+/// TCP payload of the largest super-frame that the kernel cuts: the total length of IPv4 has 16 bits and counts an IP
+/// header and the longest TCP header.
+const SEGMENTATION: usize = u16::MAX as usize - 20 - 60;
 
 /// Bytes of a frame that holds the largest packet of `mtu`, or the largest super-frame with `segmentation` bytes of
 /// payload; in whole cache lines.

@@ -1,0 +1,256 @@
+//! System calls that the safe libraries do not offer: packet sockets, their options, interface and TUN requests.
+//!
+//! Each function is safe to call: it takes slices and plain values, and vouches for what the kernel does with them.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use bytemuck::{NoUninit, Pod, Zeroable};
+use hedgerow_dataplane::wire::Mac;
+
+/// Sets a socket option.
+pub(crate) fn set_option<T: NoUninit>(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    value: &T,
+) -> io::Result<()> {
+    // SAFETY: pointer and length describe `value`, which has no uninitialised bytes; the kernel only reads it, and only
+    // during the call.
+    let result = unsafe {
+        let length = size_of::<T>() as libc::socklen_t;
+        libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
+    };
+    check(result as isize).map(drop)
+}
+
+/// Reads a socket option; what the kernel leaves unwritten stays zero.
+pub(crate) fn option<T: Pod>(socket: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<T> {
+    let mut value = T::zeroed();
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: pointer and length describe `value`, of which any bytes are valid; the kernel writes at most `length` bytes
+    // and only during the call.
+    let result = unsafe {
+        let into = std::ptr::from_mut(&mut value).cast();
+        libc::getsockopt(socket.as_raw_fd(), level, name, into, &mut length)
+    };
+    check(result as isize).map(|_| value)
+}
+
+/// Binds a packet socket to an interface and makes it receive every protocol.
+pub(crate) fn bind_packet(socket: BorrowedFd<'_>, interface: u32) -> io::Result<()> {
+    // SAFETY: `sockaddr_ll` consists of integers, for which zero is a value.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = interface as i32;
+    // SAFETY: pointer and length describe `address`, which the kernel only reads during the call.
+    let result = unsafe {
+        let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), length)
+    };
+    check(result as isize).map(drop)
+}
+
+/// `struct ifreq`: a name, and a union of which the largest member has 24 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct InterfaceRequest {
+    name: [u8; libc::IFNAMSIZ],
+    data: [u8; 24],
+}
+
+impl InterfaceRequest {
+    /// Fails for a name that no interface can have.
+    fn new(name: &str) -> io::Result<Self> {
+        let mut request = InterfaceRequest::zeroed();
+        // One byte remains for the terminating zero.
+        if name.is_empty()
+            || name.len() >= request.name.len()
+            || name.bytes().any(|byte| byte == 0 || byte == b'/')
+        {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        request.name[..name.len()].copy_from_slice(name.as_bytes());
+        Ok(request)
+    }
+
+    fn call(&mut self, fd: BorrowedFd<'_>, request: libc::c_ulong) -> io::Result<()> {
+        // SAFETY: only requests that read and write one `struct ifreq` are passed in (see the callers below); `self` has
+        // its size, any bytes are valid in it, and the kernel uses it only during the call.
+        let result = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, std::ptr::from_mut(self)) };
+        check(result as isize).map(drop)
+    }
+}
+
+/// What the kernel says about an interface.
+pub(crate) struct Interface {
+    pub(crate) mac: Mac,
+    /// ARP's number for the kind of link; 1 is Ethernet.
+    pub(crate) kind: u16,
+    pub(crate) mtu: u32,
+}
+
+/// Asks for an interface of the calling thread's network namespace, through any socket.
+pub(crate) fn interface(socket: BorrowedFd<'_>, name: &str) -> io::Result<Interface> {
+    let mut request = InterfaceRequest::new(name)?;
+    request.call(socket, libc::SIOCGIFHWADDR as _)?;
+    // A `struct sockaddr`: family, then the address.
+    let [k0, k1, a, b, c, d, e, f, ..] = request.data;
+    let mut sized = InterfaceRequest::new(name)?;
+    sized.call(socket, libc::SIOCGIFMTU as _)?;
+    let [m0, m1, m2, m3, ..] = sized.data;
+    Ok(Interface {
+        mac: Mac([a, b, c, d, e, f]),
+        kind: u16::from_ne_bytes([k0, k1]),
+        mtu: u32::from_ne_bytes([m0, m1, m2, m3]),
+    })
+}
+
+/// Attaches an open `/dev/net/tun` to the TAP device `name`, creating it if need be, with `flags` beside `IFF_TAP`.
+/// Returns the name that the kernel gave.
+pub(crate) fn attach_tap(tun: BorrowedFd<'_>, name: &str, flags: i32) -> io::Result<String> {
+    let mut request = InterfaceRequest::new(name)?;
+    request.data[..2].copy_from_slice(&((libc::IFF_TAP | flags) as u16).to_ne_bytes());
+    request.call(tun, libc::TUNSETIFF as _)?;
+    let end = request.name.iter().position(|&byte| byte == 0).unwrap_or(request.name.len());
+    Ok(String::from_utf8_lossy(&request.name[..end]).into_owned())
+}
+
+/// Sets the size of the virtio header on a TAP device.
+pub(crate) fn set_tap_header(tun: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    let size = bytes as libc::c_int;
+    // SAFETY: TUNSETVNETHDRSZ reads one `int` at the pointer, during the call.
+    let result =
+        unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, std::ptr::from_ref(&size)) };
+    check(result as isize).map(drop)
+}
+
+/// Says which offloads the reader of a TAP device understands.
+pub(crate) fn set_tap_offloads(tun: BorrowedFd<'_>, offloads: u32) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    let result =
+        unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(offloads)) };
+    check(result as isize).map(drop)
+}
+
+/// A message that was read with its auxiliary data.
+pub(crate) struct Received {
+    /// Bytes of the message, those that did not fit included.
+    pub(crate) len: usize,
+    /// Status bits and 802.1Q tag, where the kernel gave them.
+    pub(crate) auxiliary: Auxiliary,
+}
+
+/// `struct tpacket_auxdata`.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+pub(crate) struct Auxiliary {
+    pub(crate) status: u32,
+    len: u32,
+    snaplen: u32,
+    mac: u16,
+    net: u16,
+    pub(crate) vlan_tci: u16,
+    pub(crate) vlan_tpid: u16,
+}
+
+/// Room for one control message with an [`Auxiliary`], aligned as the kernel wants it.
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+/// Reads one message from a packet socket without waiting.
+pub(crate) fn receive_packet(socket: BorrowedFd<'_>, into: &mut [IoSliceMut<'_>]) -> io::Result<Received> {
+    let mut control = Control([0; 64]);
+    // SAFETY: `msghdr` consists of integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    // `IoSliceMut` is guaranteed to have the layout of `iovec`.
+    message.msg_iov = into.as_mut_ptr().cast();
+    message.msg_iovlen = into.len() as _;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len() as _;
+    // SAFETY: the message points at `into` and `control` with their lengths; both are borrowed mutably here and the
+    // kernel uses them only during the call.
+    let result =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT | libc::MSG_TRUNC) };
+    let len = check(result)?;
+    Ok(Received { len, auxiliary: auxiliary(&message) })
+}
+
+/// Finds the auxiliary data of a message that `recvmsg` has filled in.
+fn auxiliary(message: &libc::msghdr) -> Auxiliary {
+    // SAFETY: the kernel has set `msg_controllen` to what it wrote at `msg_control`; the macros stay within that. The
+    // data are copied out unaligned and only where the header says that all of them are there.
+    unsafe {
+        let mut next = libc::CMSG_FIRSTHDR(message);
+        while !next.is_null() {
+            let wanted = libc::CMSG_LEN(size_of::<Auxiliary>() as u32) as usize;
+            let is_auxiliary =
+                (*next).cmsg_level == libc::SOL_PACKET && (*next).cmsg_type == libc::PACKET_AUXDATA;
+            if is_auxiliary && (*next).cmsg_len as usize >= wanted {
+                return libc::CMSG_DATA(next).cast::<Auxiliary>().read_unaligned();
+            }
+            next = libc::CMSG_NXTHDR(message, next);
+        }
+    }
+    Auxiliary::default()
+}
+
+/// Pieces of one message: virtio header, Ethernet addresses, tag, the rest.
+pub(crate) const PIECES: usize = 4;
+
+/// Messages for one `sendmmsg`, reused from call to call.
+pub(crate) struct Messages {
+    headers: Vec<libc::mmsghdr>,
+}
+
+// SAFETY: between calls `headers` is empty (`send` clears it on each way out), so no pointer in it is ever followed on
+// another thread.
+unsafe impl Send for Messages {}
+
+impl Messages {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Messages { headers: Vec::with_capacity(capacity) }
+    }
+
+    /// Sends a prefix of `messages` without waiting; says how many were taken. An error is that of the first.
+    pub(crate) fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        messages: &[[IoSlice<'_>; PIECES]],
+    ) -> io::Result<usize> {
+        self.headers.extend(messages.iter().map(|pieces| {
+            // SAFETY: `mmsghdr` consists of integers and pointers, for which zero is a value.
+            let mut header: libc::mmsghdr = unsafe { zeroed() };
+            // `IoSlice` is guaranteed to have the layout of `iovec`; sending does not write through the pointer.
+            header.msg_hdr.msg_iov = pieces.as_ptr().cast_mut().cast();
+            header.msg_hdr.msg_iovlen = PIECES as _;
+            header
+        }));
+        // SAFETY: each header points at pieces, and these at bytes, that `messages` keeps borrowed until the call is
+        // over; `headers` holds as many as are passed.
+        let result = unsafe {
+            let count = self.headers.len() as u32;
+            libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, libc::MSG_DONTWAIT)
+        };
+        self.headers.clear();
+        check(result as isize)
+    }
+}
+
+fn check(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Hints the processor that the first bytes of `bytes` will be read soon.
+pub(crate) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch does not access memory in the sense of the language and faults on no address.
+    unsafe {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
