@@ -43,8 +43,8 @@ reasons! {
     IpOptions = "ip_options",
     /// A fragment. TCP segments sized by path MTU discovery are never fragmented.
     Fragment = "fragment",
-    /// A source or destination that must not appear on this link: loopback, multicast source, unspecified, v4-mapped,
-    /// 6to4 or Teredo wrappers, documentation ranges as source.
+    /// A source or destination that no frame of ours may carry: loopback, unspecified, reserved, multicast (but for
+    /// neighbour discovery), v4-mapped or v4-compatible, and 6to4 or Teredo wrappers as source.
     Martian = "martian",
     /// Source equal to destination.
     Land = "land",

@@ -14,13 +14,21 @@ pub(crate) const IPV6_HEADER: usize = 40;
 pub(crate) const TCP_HEADER: usize = 20;
 
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
-pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_ARP: u16 = 0x0806;
 pub(crate) const ETHERTYPE_VLAN: u16 = 0x8100;
 pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-pub(crate) const PROTOCOL_ICMP: u8 = 1;
 pub(crate) const PROTOCOL_TCP: u8 = 6;
-pub(crate) const PROTOCOL_ICMPV6: u8 = 58;
+const PROTOCOL_ICMP: u8 = 1;
+const PROTOCOL_ICMPV6: u8 = 58;
+
+const IPV6_FRAGMENT: u8 = 44;
+/// Hop-by-hop, routing, ESP, authentication, none, destination options, mobility, HIP, shim6.
+const IPV6_EXTENSIONS: [u8; 9] = [0, 43, 50, 51, 59, 60, 135, 139, 140];
+
+/// The bits of a VLAN tag that are its id.
+const VLAN_ID: u16 = 0x0fff;
+const ICMP_HEADER: usize = 8;
 
 /// What a link expects of its frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,8 +127,7 @@ impl Packet {
 
     /// The TCP segment. `bytes` are those that were parsed.
     pub fn segment<'a>(&self, bytes: &'a [u8]) -> Segment<'a> {
-        let header = bytes.get(self.transport()..).and_then(|bytes| bytes.first_chunk::<TCP_HEADER>());
-        let header = header.unwrap_or(&[0; TCP_HEADER]);
+        let header = chunk::<TCP_HEADER>(bytes, self.transport()).unwrap_or(&[0; TCP_HEADER]);
         Segment {
             seq: Seq(word(header, 4)),
             ack: Seq(word(header, 8)),
@@ -132,6 +139,17 @@ impl Packet {
         }
     }
 
+    /// Sequence and acknowledgement number of the TCP segment.
+    pub(crate) fn numbers(&self, bytes: &[u8]) -> (Seq, Seq) {
+        let header = chunk::<12>(bytes, self.transport()).unwrap_or(&[0; 12]);
+        (Seq(word(header, 4)), Seq(word(header, 8)))
+    }
+
+    /// Bytes of TCP payload.
+    pub(crate) fn payload_len(&self) -> usize {
+        self.end() - self.payload()
+    }
+
     pub(crate) fn found(&self) -> &Found {
         &self.found
     }
@@ -141,10 +159,248 @@ impl Packet {
     }
 }
 
-/// Checks a frame. `meta` says what the driver knows about its checksum and tag.
+/// Checks a frame. `meta` says what the driver knows about its checksum and tag, `link` what the frame may be.
+///
+/// Packets that TCP or neighbour discovery never need are refused whole: IPv4 options, IPv6 extension headers,
+/// fragments. An IPv6 datagram for a group passes only as ICMPv6.
 pub fn parse(bytes: &[u8], meta: &Meta, link: &LinkRules) -> Result<Packet, Reason> {
-    let _ = (bytes, meta, link, fold(sum(&[])), pseudo(0, 0), Checksum::Unverified);
-    Err(Reason::UnknownProtocol)
+    let (ethernet, ethertype) = ethernet(bytes, meta, link)?;
+    match ethertype {
+        ETHERTYPE_IPV4 => ipv4(bytes, meta, ethernet),
+        ETHERTYPE_IPV6 => ipv6(bytes, meta, ethernet),
+        ETHERTYPE_ARP => arp(bytes, ethernet),
+        _ => Err(Reason::UnknownProtocol),
+    }
+}
+
+/// Checks stations and VLAN; gives a packet whose other fields wait to be filled, and the type of what follows.
+fn ethernet(bytes: &[u8], meta: &Meta, link: &LinkRules) -> Result<(Packet, u16), Reason> {
+    let header = bytes.first_chunk::<ETHERNET>().ok_or(Reason::Truncated)?;
+    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
+    let (destination_mac, source_mac) = (Mac([d0, d1, d2, d3, d4, d5]), Mac([s0, s1, s2, s3, s4, s5]));
+    if source_mac.is_group() || (destination_mac != link.mac && !destination_mac.is_group()) {
+        return Err(Reason::WrongStation);
+    }
+    let mut ethertype = u16::from_be_bytes([t0, t1]);
+    let (mut vlan, mut network) = (meta.vlan, ETHERNET);
+    if ethertype == ETHERTYPE_VLAN {
+        if vlan.is_some() {
+            return Err(Reason::WrongVlan);
+        }
+        let tag = chunk::<VLAN_TAG>(bytes, ETHERNET).ok_or(Reason::Truncated)?;
+        vlan = Some(half(tag, 0));
+        ethertype = half(tag, 2);
+        network += VLAN_TAG;
+    }
+    if vlan.map_or(0, |tag| tag & VLAN_ID) != link.vlan.unwrap_or(0) {
+        return Err(Reason::WrongVlan);
+    }
+    let packet = Packet {
+        kind: Kind::Arp,
+        source_mac,
+        destination_mac,
+        vlan,
+        source: Address::default(),
+        destination: Address::default(),
+        hop_limit: u8::MAX,
+        flags: Flags::default(),
+        source_port: 0,
+        destination_port: 0,
+        merged: 1,
+        network: network as u8,
+        transport: network as u8,
+        payload: network as u8,
+        end: 0,
+        found: Found::default(),
+    };
+    Ok((packet, ethertype))
+}
+
+fn arp(bytes: &[u8], mut packet: Packet) -> Result<Packet, Reason> {
+    const LENGTH: usize = 28;
+    /// Ethernet, IPv4, and the lengths of their addresses (RFC 826).
+    const SHAPE: [u8; 6] = [0, 1, 8, 0, 6, 4];
+    let message = chunk::<LENGTH>(bytes, packet.network()).ok_or(Reason::Truncated)?;
+    if message.first_chunk() != Some(&SHAPE) {
+        return Err(Reason::NeighbourInvalid);
+    }
+    packet.source = Address::from_v4(word(message, 14).to_be_bytes());
+    packet.destination = Address::from_v4(word(message, 24).to_be_bytes());
+    packet.end = (packet.network() + LENGTH) as u32;
+    Ok(packet)
+}
+
+fn ipv4(bytes: &[u8], meta: &Meta, mut packet: Packet) -> Result<Packet, Reason> {
+    const MORE_OR_OFFSET: u16 = 0x3fff;
+    let network = packet.network();
+    let header = chunk::<IPV4_HEADER>(bytes, network).ok_or(Reason::Truncated)?;
+    if header[0] != 0x45 {
+        let options = header[0] >> 4 == 4 && header[0] & 0xf > 5;
+        return Err(if options { Reason::IpOptions } else { Reason::BadIpHeader });
+    }
+    let total = usize::from(half(header, 2));
+    let datagram = bytes.get(network..network + total).ok_or(Reason::Truncated)?;
+    let message = datagram.get(IPV4_HEADER..).ok_or(Reason::Truncated)?;
+    packet.hop_limit = header[8];
+    if packet.hop_limit == 0 || fold(sum(header)) != u16::MAX {
+        return Err(Reason::BadIpHeader);
+    }
+    if half(header, 6) & MORE_OR_OFFSET != 0 {
+        return Err(Reason::Fragment);
+    }
+    let protocol = header[9];
+    packet.kind = match protocol {
+        PROTOCOL_TCP => Kind::Tcp,
+        PROTOCOL_ICMP => Kind::Icmpv4,
+        _ => return Err(Reason::UnknownProtocol),
+    };
+    let (source, destination) = (word(header, 12), word(header, 16));
+    if martian_v4(source) || martian_v4(destination) {
+        return Err(Reason::Martian);
+    }
+    if packet.destination_mac.is_group() {
+        return Err(Reason::WrongStation);
+    }
+    packet.source = Address::from_v4(source.to_be_bytes());
+    packet.destination = Address::from_v4(destination.to_be_bytes());
+    packet.transport = (network + IPV4_HEADER) as u8;
+    packet.end = (network + total) as u32;
+    let pseudo = match packet.kind {
+        Kind::Tcp => sum(&header[12..]) + pseudo(protocol, message.len()),
+        _ => 0,
+    };
+    transport(message, pseudo, meta, packet)
+}
+
+fn ipv6(bytes: &[u8], meta: &Meta, mut packet: Packet) -> Result<Packet, Reason> {
+    let network = packet.network();
+    let header = chunk::<IPV6_HEADER>(bytes, network).ok_or(Reason::Truncated)?;
+    if header[0] >> 4 != 6 {
+        return Err(Reason::BadIpHeader);
+    }
+    let length = usize::from(half(header, 4));
+    let start = network + IPV6_HEADER;
+    let message = bytes.get(start..start + length).ok_or(Reason::Truncated)?;
+    packet.hop_limit = header[7];
+    if packet.hop_limit == 0 {
+        return Err(Reason::BadIpHeader);
+    }
+    let protocol = header[6];
+    packet.kind = match protocol {
+        PROTOCOL_TCP => Kind::Tcp,
+        PROTOCOL_ICMPV6 => Kind::Icmpv6,
+        IPV6_FRAGMENT => return Err(Reason::Fragment),
+        other if IPV6_EXTENSIONS.contains(&other) => return Err(Reason::IpOptions),
+        _ => return Err(Reason::UnknownProtocol),
+    };
+    let (source, destination) = (address_v6(header, 8), address_v6(header, 24));
+    let icmp = packet.kind == Kind::Icmpv6;
+    if martian_v6_source(source, icmp) || martian_v6_destination(destination, icmp) {
+        return Err(Reason::Martian);
+    }
+    if packet.destination_mac.is_group() && !icmp {
+        return Err(Reason::WrongStation);
+    }
+    packet.source = source;
+    packet.destination = destination;
+    packet.transport = start as u8;
+    packet.end = (start + length) as u32;
+    transport(message, sum(&header[8..]) + pseudo(protocol, length), meta, packet)
+}
+
+/// What both families share: `pseudo` is the unfolded sum of the pseudo-header.
+fn transport(message: &[u8], pseudo: u64, meta: &Meta, mut packet: Packet) -> Result<Packet, Reason> {
+    if packet.source == packet.destination {
+        return Err(Reason::Land);
+    }
+    if packet.kind == Kind::Tcp {
+        tcp(message, meta, &mut packet)?;
+    } else {
+        packet.payload = packet.transport;
+        if message.len() < ICMP_HEADER {
+            return Err(Reason::Truncated);
+        }
+    }
+    if meta.checksum == Checksum::Unverified && fold(pseudo + sum(message)) != u16::MAX {
+        return Err(Reason::BadChecksum);
+    }
+    Ok(packet)
+}
+
+fn tcp(segment: &[u8], meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
+    let header = segment.first_chunk::<TCP_HEADER>().ok_or(Reason::Truncated)?;
+    let data = usize::from(header[12] >> 4) * 4;
+    if data < TCP_HEADER || data > segment.len() {
+        return Err(Reason::BadTcpHeader);
+    }
+    packet.flags = Flags(header[13]);
+    if !sane(packet.flags) {
+        return Err(Reason::BadFlags);
+    }
+    packet.source_port = half(header, 0);
+    packet.destination_port = half(header, 2);
+    if packet.source_port == 0 || packet.destination_port == 0 {
+        return Err(Reason::PortZero);
+    }
+    packet.found = Found::walk(segment.get(TCP_HEADER..data).unwrap_or_default())?;
+    packet.payload = packet.transport + data as u8;
+    if meta.segment > 0 {
+        let count = (segment.len() - data).div_ceil(usize::from(meta.segment));
+        packet.merged = u16::try_from(count).unwrap_or(u16::MAX).max(1);
+    }
+    Ok(())
+}
+
+/// Whether some stack sends this combination: SYN, SYN-ACK, RST, RST-ACK, FIN-ACK and ACK, urgent where data may be.
+/// PSH says nothing, ECE and CWR are for both ends to agree on.
+const fn sane(flags: Flags) -> bool {
+    const FIN: u8 = Flags::FIN.0;
+    const SYN: u8 = Flags::SYN.0;
+    const RST: u8 = Flags::RST.0;
+    const ACK: u8 = Flags::ACK.0;
+    const URG: u8 = Flags::URG.0;
+    const GOOD: u64 = 1 << SYN
+        | 1 << (SYN | ACK)
+        | 1 << (SYN | URG)
+        | 1 << RST
+        | 1 << (RST | ACK)
+        | 1 << (FIN | ACK)
+        | 1 << (FIN | ACK | URG)
+        | 1 << ACK
+        | 1 << (ACK | URG);
+    GOOD >> (flags.0 & (FIN | SYN | RST | ACK | URG)) & 1 == 1
+}
+
+/// This network, loopback, multicast, reserved and broadcast (RFC 1122, section 3.2.1.3).
+const fn martian_v4(address: u32) -> bool {
+    matches!(address >> 24, 0 | 127 | 224..)
+}
+
+/// Multicast, unspecified (but for duplicate-address detection), loopback, v4-compatible, v4-mapped, 6to4, Teredo: the
+/// last three would let one IPv4 host count as many IPv6 networks.
+const fn martian_v6_source(address: Address, icmp: bool) -> bool {
+    let bits = address.bits();
+    let wrapped = bits >> 112 == 0x2002 || bits >> 96 == 0x2001_0000;
+    bits >> 120 == 0xff || wrapped || (martian_v6_low(bits) && !(icmp && bits == 0))
+}
+
+const fn martian_v6_destination(address: Address, icmp: bool) -> bool {
+    let bits = address.bits();
+    martian_v6_low(bits) || (bits >> 120 == 0xff && !icmp)
+}
+
+/// `::/96` and `::ffff:0:0/96`.
+const fn martian_v6_low(bits: u128) -> bool {
+    matches!(bits >> 32, 0 | 0xffff)
+}
+
+fn address_v6(header: &[u8; IPV6_HEADER], at: usize) -> Address {
+    let bytes = header.get(at..).and_then(|bytes| bytes.first_chunk::<16>());
+    Address::from_v6(*bytes.unwrap_or(&[0; 16]))
+}
+
+fn chunk<const N: usize>(bytes: &[u8], at: usize) -> Option<&[u8; N]> {
+    bytes.get(at..).and_then(|bytes| bytes.first_chunk())
 }
 
 fn half<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
@@ -154,3 +410,6 @@ fn half<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
 fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
+
+#[cfg(test)]
+mod tests;
