@@ -7,9 +7,12 @@
 //! - [`tls`]: certificates, acceptor and connector; [`identity`]: who we are towards nodes.
 //! - [`websocket`]: the one upgrade request that is allowed, and frames both ways.
 //! - [`chia`]: message table, handshake, framing and inspection.
+//! - [`gate`]: the session of a `chia` listener, composed of all of these; [`relay`]: that of a plain `tcp` listener.
 
 pub mod chia;
+pub mod gate;
 pub mod identity;
+pub mod relay;
 pub mod session;
 pub mod tls;
 pub mod verdict;

@@ -4,6 +4,8 @@
 
 use core::ops::{Index, IndexMut};
 
+use crate::session::DialFailure;
+
 macro_rules! reasons {
     ($( $(#[doc = $doc:literal])+ $name:ident = $text:literal, )+) => {
         /// Why a session was refused or ended.
@@ -162,6 +164,17 @@ reasons! {
     TooSlow = "too_slow",
     /// No message for longer than any live peer stays silent.
     Idle = "idle",
+}
+
+impl From<DialFailure> for Reason {
+    fn from(failure: DialFailure) -> Reason {
+        match failure {
+            DialFailure::NoNode => Reason::NoNode,
+            DialFailure::Busy => Reason::DialBusy,
+            DialFailure::Duplicate => Reason::DuplicateId,
+            DialFailure::OwnNode => Reason::OwnNode,
+        }
+    }
 }
 
 impl core::fmt::Display for Reason {

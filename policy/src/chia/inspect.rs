@@ -64,12 +64,7 @@ impl Inspector {
     }
 
     /// Judges a message from the peer by its envelope.
-    pub fn from_peer(
-        &mut self,
-        now: Instant,
-        envelope: &Envelope,
-        asked: &mut Asked,
-    ) -> Result<Judged, Reason> {
+    pub fn judge(&mut self, now: Instant, envelope: &Envelope, asked: &mut Asked) -> Result<Judged, Reason> {
         if envelope.kind == number::HANDSHAKE {
             return Err(Reason::ChiaSecondHandshake);
         }
@@ -111,7 +106,7 @@ impl Inspector {
     }
 
     /// Takes note of a message from the node. It passes in any case.
-    pub fn from_node(&mut self, envelope: &Envelope, asked: &mut Asked) {
+    pub fn observe(&mut self, envelope: &Envelope, asked: &mut Asked) {
         asked.sent(envelope.kind, envelope.id);
         match message_type(envelope.kind) {
             None => self.unknown_total += 1,

@@ -1,0 +1,385 @@
+//! A session above TLS: which step it is in, what each side's plaintext means there, and how it ends.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::carry::{Inbound, Outbound, Tally, Through};
+use super::config::Config;
+use super::farewell;
+use super::half::{Half, Life};
+use crate::chia::{Asked, Envelope, Handshake, Inspector, NodeType, number};
+use crate::session::{Close, Instant, Leg, PeerId, Request, Standing};
+use crate::verdict::Reason;
+use crate::websocket::{ClientUpgrade, CloseFrame, Piece, Role, ServerUpgrade, close_code};
+
+/// Largest handshake body, in bytes; a node's own limit.
+const HANDSHAKE_BYTES_MAX: u32 = 10 * 1024;
+
+/// The steps of a session, in their order.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// TLS with the peer.
+    Tls,
+    /// The peer's upgrade request.
+    Upgrade(Box<ServerUpgrade>),
+    /// The peer's handshake, as far as it has come.
+    Handshake(Vec<u8>),
+    /// A node is being dialled.
+    Dial,
+    /// TLS with the node.
+    NodeTls,
+    /// The node's answer to our upgrade request.
+    NodeUpgrade(Box<ClientUpgrade>),
+    /// The node's handshake.
+    NodeHandshake,
+    /// Messages pass both ways.
+    Open,
+    /// The verdict is spoken.
+    Over,
+}
+
+/// A session above TLS.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) config: Arc<Config>,
+    seed: u64,
+    pub(super) step: Step,
+    /// When the step must be done.
+    due: Instant,
+    pub(super) public: Half,
+    pub(super) private: Half,
+    pub(super) inbound: Inbound,
+    outbound: Outbound,
+    pub(super) inspector: Option<Inspector>,
+    asked: Asked,
+    pub(super) requests: VecDeque<Request>,
+    pub(super) verdict: Option<Reason>,
+    pub(super) peer: Option<PeerId>,
+    /// When the peer's last message arrived.
+    pub(super) spoke: Instant,
+    pub(super) tally: Tally,
+    pub(super) software: Box<str>,
+}
+
+impl Exchange {
+    pub(super) fn new(config: Arc<Config>, seed: u64, now: Instant) -> Exchange {
+        let due = now + config.deadlines.tls;
+        let public = Half::new(Role::Server, Life::Live, &config.limits, seed, now);
+        let private = Half::new(Role::Client, Life::Absent, &config.limits, seed, now);
+        Exchange {
+            config,
+            seed,
+            step: Step::Tls,
+            due,
+            public,
+            private,
+            inbound: Inbound::default(),
+            outbound: Outbound::default(),
+            inspector: None,
+            asked: Asked::default(),
+            requests: VecDeque::new(),
+            verdict: None,
+            peer: None,
+            spoke: now,
+            tally: Tally::default(),
+            software: Box::default(),
+        }
+    }
+
+    pub(super) fn half(&self, leg: Leg) -> &Half {
+        match leg {
+            Leg::Public => &self.public,
+            Leg::Private => &self.private,
+        }
+    }
+
+    pub(super) fn half_mut(&mut self, leg: Leg) -> &mut Half {
+        match leg {
+            Leg::Public => &mut self.public,
+            Leg::Private => &mut self.private,
+        }
+    }
+
+    /// Whether a leg may be read: what it brings has somewhere to go.
+    pub(super) fn may_read(&self, leg: Leg) -> bool {
+        let backlog = self.half(leg.other()).writer.ready().len();
+        backlog < self.config.limits.backlog && !(leg == Leg::Public && self.inbound.is_waiting())
+    }
+
+    /// When the step under way must be done.
+    pub(super) fn step_at(&self) -> Option<Instant> {
+        (!matches!(self.step, Step::Open | Step::Over)).then_some(self.due)
+    }
+
+    /// The step took too long.
+    pub(super) fn step_overdue(&mut self, now: Instant) {
+        let reason = match self.step {
+            Step::Tls => Reason::TlsTimeout,
+            Step::Upgrade(_) => Reason::HttpTimeout,
+            Step::Handshake(_) => Reason::ChiaTimeout,
+            Step::Dial => Reason::DialFailed,
+            Step::NodeTls | Step::NodeUpgrade(_) | Step::NodeHandshake => Reason::NodeTimeout,
+            Step::Open | Step::Over => return,
+        };
+        self.refuse(now, reason);
+    }
+
+    /// TLS with the peer is done.
+    pub(super) fn proven(&mut self, now: Instant, peer: PeerId) {
+        self.peer = Some(peer);
+        let standing = if self.is_friend() { Standing::Reserved } else { Standing::Proven };
+        self.requests.push_back(Request::Standing(standing));
+        self.step = Step::Upgrade(Box::default());
+        self.due = now + self.config.deadlines.upgrade;
+    }
+
+    fn is_friend(&self) -> bool {
+        self.peer.is_some_and(|peer| self.config.friends.contains(&peer))
+    }
+
+    /// The node is connected.
+    pub(super) fn dialled(&mut self, now: Instant) {
+        self.step = Step::NodeTls;
+        self.due = now + self.config.deadlines.node;
+        self.private.life = Life::Live;
+        self.private.hear(now);
+    }
+
+    /// TLS with the node is done: the upgrade request goes out.
+    pub(super) fn node_secured(&mut self, now: Instant) {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&self.seed.to_be_bytes());
+        if let Some(PeerId(peer)) = self.peer {
+            key[8..].copy_from_slice(&peer[..8]);
+        }
+        let (upgrade, request) = ClientUpgrade::new(&self.config.host, key);
+        self.private.head = request;
+        self.private.watch(now);
+        self.step = Step::NodeUpgrade(Box::new(upgrade));
+    }
+
+    /// Plaintext from a leg.
+    pub(super) fn plaintext(&mut self, now: Instant, leg: Leg, bytes: &mut [u8]) -> Result<(), Reason> {
+        match leg {
+            Leg::Public => self.peer_plaintext(now, bytes),
+            Leg::Private => self.node_plaintext(now, bytes),
+        }
+    }
+
+    /// Plaintext from the peer.
+    fn peer_plaintext(&mut self, now: Instant, bytes: &mut [u8]) -> Result<(), Reason> {
+        if let Step::Upgrade(upgrade) = &mut self.step {
+            let Some(upgraded) = upgrade.receive(bytes)? else { return Ok(()) };
+            self.public.head = upgraded.response;
+            self.public.upgraded = true;
+            self.step = Step::Handshake(Vec::new());
+            self.due = now + self.config.deadlines.handshake;
+            return Ok(());
+        }
+        let mut at = 0;
+        while at < bytes.len() && self.verdict.is_none() {
+            let (taken, piece) = self.public.reader.read(now, &mut bytes[at..])?;
+            at += taken;
+            match piece {
+                None => {}
+                Some(Piece::Data { bytes, left, fin, .. }) => self.peer_data(now, bytes, fin && left == 0)?,
+                Some(Piece::Ping(payload)) => self.public.writer.pong(payload),
+                Some(Piece::Pong) => {}
+                Some(Piece::Close(frame)) => self.end(now, Reason::PeerClosed, frame.clone(), frame),
+            }
+        }
+        self.inbound.within(now, self.public.reader.is_within());
+        Ok(())
+    }
+
+    fn peer_data(&mut self, now: Instant, bytes: &[u8], end: bool) -> Result<(), Reason> {
+        if end {
+            self.spoke = now;
+        }
+        let Some(inspector) = &mut self.inspector else { return self.peer_handshake(now, bytes, end) };
+        let mut through = Through {
+            inspector,
+            asked: &mut self.asked,
+            writer: &mut self.private.writer,
+            budget: &self.config.budget,
+            tally: &mut self.tally,
+            rate: self.config.limits.rate,
+        };
+        self.inbound.data(now, bytes, end, &mut through)
+    }
+
+    /// Bytes of the first message, which must be a handshake for this network from a kind of peer that is served here.
+    fn peer_handshake(&mut self, now: Instant, bytes: &[u8], end: bool) -> Result<(), Reason> {
+        let Step::Handshake(message) = &mut self.step else { return Err(Reason::ChiaNoHandshake) };
+        let limit = HANDSHAKE_BYTES_MAX as usize + crate::chia::ID_HEADER_BYTES;
+        if message.len() + bytes.len() > limit {
+            return Err(Reason::ChiaBadHandshake);
+        }
+        message.extend_from_slice(bytes);
+        if message.first().is_some_and(|&kind| kind != number::HANDSHAKE) {
+            return Err(Reason::ChiaNoHandshake);
+        }
+        if !end {
+            return Ok(());
+        }
+        let mut message = core::mem::take(message);
+        let (kind, software) = self.check_handshake(&mut message)?;
+        self.software = software;
+        let limits = self.config.limits;
+        self.inspector = Some(Inspector::new(kind, limits.hold, limits.stream, now));
+        self.inbound.put(&mut self.private.writer, &message, &mut self.tally);
+        self.requests.push_back(Request::Dial { peer: self.peer });
+        self.step = Step::Dial;
+        self.due = now + self.config.deadlines.dial;
+        Ok(())
+    }
+
+    /// Checks a whole handshake message and sets the server port that the node shall see in it.
+    fn check_handshake(&self, message: &mut [u8]) -> Result<(NodeType, Box<str>), Reason> {
+        let envelope = Envelope::parse(message)?.ok_or(Reason::EnvelopeMalformed)?;
+        if envelope.total() != message.len() as u64 {
+            return Err(Reason::EnvelopeMalformed);
+        }
+        let body = &mut message[envelope.header_bytes()..];
+        let handshake = Handshake::decode(body)?;
+        if handshake.network_id != self.config.network {
+            return Err(Reason::ChiaWrongNetwork);
+        }
+        let kind = handshake.kind().ok_or(Reason::ChiaWrongType)?;
+        if !self.config.types.contains(kind) && !self.is_friend() {
+            return Err(Reason::ChiaWrongType);
+        }
+        if let (Some(port), Some(at)) = (self.config.server_port, Handshake::server_port_bytes(body)) {
+            body[at].copy_from_slice(&port.to_be_bytes());
+        }
+        Ok((kind, handshake.software_version.into()))
+    }
+
+    /// Plaintext from the node.
+    fn node_plaintext(&mut self, now: Instant, mut bytes: &mut [u8]) -> Result<(), Reason> {
+        if let Step::NodeUpgrade(upgrade) = &mut self.step {
+            let Some(taken) = upgrade.receive(bytes)? else { return Ok(()) };
+            bytes = &mut bytes[taken..];
+            self.private.upgraded = true;
+            self.private.watch(now);
+            self.step = Step::NodeHandshake;
+            self.due = now + self.config.deadlines.node_handshake;
+        }
+        let mut at = 0;
+        while at < bytes.len() && self.verdict.is_none() {
+            let (taken, piece) =
+                self.private.reader.read(now, &mut bytes[at..]).map_err(|_| Reason::NodeProtocol)?;
+            at += taken;
+            match piece {
+                None => {}
+                Some(Piece::Data { bytes, left, fin, .. }) => self.node_data(bytes, left, fin),
+                Some(Piece::Ping(payload)) => self.private.writer.pong(payload),
+                Some(Piece::Pong) => {}
+                Some(Piece::Close(frame)) => self.end(now, Reason::NodeClosed, frame.clone(), frame),
+            }
+        }
+        Ok(())
+    }
+
+    fn node_data(&mut self, bytes: &[u8], left: u64, fin: bool) {
+        let envelope = self.outbound.data(bytes, left, fin, &mut self.public.writer, &mut self.tally);
+        if let (Some(envelope), Some(inspector)) = (envelope, &mut self.inspector) {
+            inspector.observe(&envelope, &mut self.asked);
+        }
+        if fin && left == 0 && matches!(self.step, Step::NodeHandshake) {
+            self.step = Step::Open;
+        }
+    }
+
+    /// When a full node has been silent for too long.
+    pub(super) fn idle_at(&self) -> Option<Instant> {
+        let full_node = self.kind() == Some(NodeType::FullNode);
+        (full_node && matches!(self.step, Step::Open)).then(|| self.spoke + self.config.deadlines.idle)
+    }
+
+    /// A leg had bytes waiting for the whole of the stall time: whether it took enough of them.
+    pub(super) fn look_at_reader(&mut self, now: Instant, leg: Leg) {
+        let deadlines = &self.config.deadlines;
+        let (least, reason) = match leg {
+            Leg::Public => (u64::from(self.config.limits.rate) * deadlines.stall.as_secs(), Reason::Stalled),
+            Leg::Private => (1, Reason::NodeStalled),
+        };
+        if !self.half_mut(leg).reads(now, least) {
+            self.refuse(now, reason);
+        }
+    }
+
+    /// A leg sends nothing more: its side hung up, with or without a close frame.
+    pub(super) fn hung_up(&mut self, now: Instant, leg: Leg) {
+        let reason = match (leg, &self.step) {
+            (Leg::Public, _) => Reason::PeerClosed,
+            (Leg::Private, Step::Dial) => Reason::DialFailed,
+            (Leg::Private, _) => Reason::NodeLost,
+        };
+        self.refuse(now, reason);
+    }
+
+    /// A dial failed, if one is still wanted.
+    pub(super) fn dial_failed(&mut self, now: Instant, reason: Reason) {
+        if matches!(self.step, Step::Dial) {
+            self.private.life = Life::Gone;
+            self.refuse(now, reason);
+        }
+    }
+
+    /// Cuts a leg that did not take its farewell.
+    pub(super) fn cut(&mut self, leg: Leg) {
+        let reason = self.verdict.unwrap_or(Reason::Aborted);
+        self.half_mut(leg).life = Life::Gone;
+        self.requests.push_back(Request::Close(leg, Close::Abort(reason)));
+    }
+
+    /// Ends the session for a reason of ours; both sides are told what a node would tell.
+    pub(super) fn refuse(&mut self, now: Instant, reason: Reason) {
+        self.end(now, reason, farewell::to_peer(reason), CloseFrame::new(close_code::NORMAL, ""));
+    }
+
+    /// Ends the session. What passed before still goes out; what is unfinished does not.
+    pub(super) fn end(&mut self, now: Instant, reason: Reason, to_peer: CloseFrame, to_node: CloseFrame) {
+        if self.verdict.is_some() {
+            return;
+        }
+        self.verdict = Some(reason);
+        self.inbound.abandon();
+        let step = core::mem::replace(&mut self.step, Step::Over);
+        if let Step::Upgrade(_) = step {
+            self.public.head = ServerUpgrade::refusal(reason).unwrap_or_default().to_vec();
+        }
+        self.close(now, Leg::Public, reason, &to_peer);
+        match step {
+            Step::Tls | Step::Upgrade(_) | Step::Handshake(_) => {}
+            Step::Dial if self.private.life == Life::Absent => {
+                self.requests.push_back(Request::Close(Leg::Private, Close::Abort(reason)));
+            }
+            _ => self.close(now, Leg::Private, reason, &to_node),
+        }
+    }
+
+    /// Closes one leg: in order if it stands between two frames, with a reset if it does not.
+    fn close(&mut self, now: Instant, leg: Leg, reason: Reason, frame: &CloseFrame) {
+        let half = self.half_mut(leg);
+        if half.life != Life::Live {
+            return;
+        }
+        let between = half.writer.discard();
+        if between && half.upgraded {
+            half.writer.close(frame);
+        }
+        // A node that has not answered the upgrade yet would not understand a close frame.
+        let in_order = between && (half.upgraded || leg == Leg::Public);
+        half.life = if in_order { Life::Closing(now) } else { Life::Gone };
+        half.watch(now);
+        let close = if in_order { Close::Finish(reason) } else { Close::Abort(reason) };
+        self.requests.push_back(Request::Close(leg, close));
+    }
+
+    /// The kind of peer, once its handshake passed.
+    pub(super) fn kind(&self) -> Option<NodeType> {
+        self.inspector.as_ref().map(Inspector::kind)
+    }
+}

@@ -1,0 +1,49 @@
+//! What each side is told when a session ends: as a node would tell it, where that gives nothing away.
+
+use crate::tls::Failure;
+use crate::verdict::Reason;
+use crate::websocket::{CloseFrame, close_code};
+
+/// The close frame for the peer. Texts are the error numbers that stock nodes send.
+pub(super) fn to_peer(reason: Reason) -> CloseFrame {
+    use Reason as R;
+    let (code, text) = match reason {
+        R::ChiaWrongNetwork => (close_code::PROTOCOL_ERROR, "110"),
+        R::ChiaNoHandshake | R::ChiaBadHandshake | R::ChiaTimeout => (close_code::PROTOCOL_ERROR, "-6"),
+        R::EnvelopeMalformed | R::UnknownMessage => (close_code::PROTOCOL_ERROR, "-4"),
+        R::ChiaSecondHandshake | R::NotForThisSender => (close_code::PROTOCOL_ERROR, "1"),
+        R::WsUnmasked
+        | R::WsReservedBits
+        | R::WsOpcode
+        | R::WsLength
+        | R::WsControl
+        | R::WsContinuation
+        | R::WsFragments
+        | R::WsControlFlood => (close_code::PROTOCOL_ERROR, ""),
+        R::WsTooLarge => (close_code::TOO_BIG, ""),
+        R::NoNode | R::DialBusy | R::DialFailed | R::NodeTls | R::NodeUpgrade | R::NodeTimeout => {
+            (close_code::TRY_AGAIN_LATER, "")
+        }
+        R::NodeLost | R::NodeProtocol | R::NodeStalled | R::Aborted => (close_code::GOING_AWAY, ""),
+        _ => (close_code::NORMAL, ""),
+    };
+    CloseFrame::new(code, text)
+}
+
+/// Why TLS with the peer failed, as a session's reason.
+pub(super) fn peer_tls(failure: Failure) -> Reason {
+    match failure {
+        Failure::Garbage => Reason::TlsGarbage,
+        Failure::PlainHttp => Reason::PlainHttp,
+        Failure::TooLarge => Reason::TlsTooLarge,
+        Failure::Incompatible => Reason::TlsIncompatible,
+        Failure::NoCertificate => Reason::TlsNoCertificate,
+        Failure::Untrusted | Failure::WrongIdentity => Reason::TlsUntrusted,
+        Failure::Expired => Reason::TlsExpired,
+        Failure::BadCertificate => Reason::TlsBadCertificate,
+        Failure::Protocol => Reason::TlsProtocol,
+        Failure::Alert => Reason::TlsAlert,
+        Failure::KeyUpdates => Reason::TlsKeyUpdates,
+        Failure::Internal => Reason::Aborted,
+    }
+}

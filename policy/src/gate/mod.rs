@@ -1,0 +1,367 @@
+//! The session of a `chia` listener: TLS and WebSocket with the peer, its handshake checked, then a node dialled, TLS and
+//! WebSocket with the node, and messages both ways.
+//!
+//! No node is dialled before the peer finished TLS with a certificate under the Chia CA, a valid upgrade and a handshake
+//! for the right network from a kind of peer that is served. After that a message completes at the node only once all of
+//! it passed: it is held whole, or, where the node asked for it, streams in fragments whose last one is withheld.
+//!
+//! [`Gate`] moves bytes between both TLS channels and the exchange above them (`exchange`), which knows the steps;
+//! `carry` knows how messages pass, `half` how a leg is seen to live, `farewell` what is said at the end.
+
+mod carry;
+mod config;
+mod exchange;
+mod farewell;
+mod half;
+
+use core::fmt;
+use std::sync::Arc;
+
+pub use carry::Tally;
+pub use config::{Budget, Config, Deadlines, Limits, Share};
+
+use crate::chia::NodeType;
+use crate::session::{Close, Done, End, Instant, Leg, PeerId, Request, Session};
+use crate::tls::connector::Showing;
+use crate::tls::{Channel, Failure};
+use crate::verdict::Reason;
+use exchange::{Exchange, Step};
+use half::Life;
+
+/// One peer's session, as the host drives it.
+pub struct Gate {
+    public: Channel,
+    private: Option<Channel>,
+    exchange: Exchange,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.exchange.fmt(f)
+    }
+}
+
+/// What the passing of time can bring.
+#[derive(Clone, Copy, Debug)]
+enum Timer {
+    Step,
+    Linger(Leg),
+    Budget,
+    Slow,
+    Ping(Leg),
+    Pong(Leg),
+    Stall(Leg),
+    Idle,
+}
+
+impl Gate {
+    /// A session for a peer that has just connected. `seed` decides the masks and the key of the private leg's
+    /// WebSocket.
+    pub fn new(config: Arc<Config>, seed: u64, now: Instant) -> Gate {
+        let public = config.acceptor.accept();
+        Gate { public, private: None, exchange: Exchange::new(config, seed, now) }
+    }
+
+    /// Who the peer is, once its Finished was verified.
+    pub fn peer(&self) -> Option<PeerId> {
+        self.exchange.peer
+    }
+
+    /// What the peer is, once its handshake passed.
+    pub fn kind(&self) -> Option<NodeType> {
+        self.exchange.kind()
+    }
+
+    /// The software version from the peer's handshake. Up to 128 bytes of whatever the peer likes: escape it in reports.
+    pub fn software(&self) -> &str {
+        &self.exchange.software
+    }
+
+    /// Whether both handshakes are done and messages pass.
+    pub fn is_open(&self) -> bool {
+        matches!(self.exchange.step, Step::Open)
+    }
+
+    /// What passed so far.
+    pub fn tally(&self) -> Tally {
+        let mut tally = self.exchange.tally;
+        if let Some(inspector) = &self.exchange.inspector {
+            tally.unknown += inspector.unknown_total;
+            tally.odd += inspector.odd_total;
+        }
+        tally
+    }
+
+    /// Ends the session: eviction, shutdown, or an identity that was taken over.
+    pub fn close(&mut self, now: Instant, reason: Reason) {
+        self.exchange.refuse(now, reason);
+    }
+
+    /// Bytes of message buffers that the session holds: zero while nothing is under way.
+    pub fn buffered(&self) -> usize {
+        self.exchange.public.writer.memory() + self.exchange.private.writer.memory()
+    }
+
+    fn channel(&mut self, leg: Leg) -> Option<&mut Channel> {
+        match leg {
+            Leg::Public => Some(&mut self.public),
+            Leg::Private => self.private.as_mut(),
+        }
+    }
+
+    /// Reads a leg for as long as there is something to read and somewhere to put it; says how many bytes it took.
+    fn pump(&mut self, now: Instant, leg: Leg, bytes: &mut [u8]) -> usize {
+        let mut at = 0;
+        while self.exchange.half(leg).life == Life::Live && self.exchange.may_read(leg) {
+            let channel = match leg {
+                Leg::Public => &mut self.public,
+                Leg::Private => match &mut self.private {
+                    Some(channel) => channel,
+                    None => return at,
+                },
+            };
+            let received = match channel.receive(&mut bytes[at..]) {
+                Ok(received) => received,
+                Err(failure) => {
+                    self.broken(now, leg, failure);
+                    return bytes.len();
+                }
+            };
+            let (taken, plain) = (received.taken, received.plain);
+            at += taken;
+            if taken == 0 && plain.is_empty() {
+                break;
+            }
+            if !plain.is_empty()
+                && let Err(reason) = self.exchange.plaintext(now, leg, plain)
+            {
+                self.exchange.refuse(now, reason);
+            }
+            self.after_record(now, leg);
+        }
+        if self.exchange.half(leg).life == Life::Live { at } else { bytes.len() }
+    }
+
+    /// Notices what a record may have changed beside its plaintext.
+    fn after_record(&mut self, now: Instant, leg: Leg) {
+        self.exchange.public.watch(now);
+        self.exchange.private.watch(now);
+        if self.channel(leg).is_some_and(|channel| channel.peer_closed()) {
+            self.exchange.hung_up(now, leg);
+        }
+    }
+
+    /// A leg's TLS failed.
+    fn broken(&mut self, now: Instant, leg: Leg, failure: Failure) {
+        let reason = match (leg, &self.exchange.step) {
+            (Leg::Public, _) => farewell::peer_tls(failure),
+            (Leg::Private, Step::NodeTls | Step::NodeUpgrade(_) | Step::NodeHandshake) => Reason::NodeTls,
+            (Leg::Private, _) => Reason::NodeLost,
+        };
+        self.exchange.refuse(now, reason);
+    }
+
+    /// A piece of TLS came back.
+    fn worked(&mut self, now: Instant, work: Box<dyn crate::session::Work>) {
+        let leg = if self.public.is_working() { Leg::Public } else { Leg::Private };
+        let Some(channel) = self.channel(leg) else { return };
+        if let Err(failure) = channel.complete(work) {
+            self.broken(now, leg, failure);
+            return;
+        }
+        if channel.is_established() {
+            match (leg, channel.peer()) {
+                (Leg::Public, Some(peer)) if matches!(self.exchange.step, Step::Tls) => {
+                    self.exchange.proven(now, peer);
+                }
+                (Leg::Private, _) if matches!(self.exchange.step, Step::NodeTls) => {
+                    self.exchange.node_secured(now)
+                }
+                _ => {}
+            }
+        }
+        self.pump(now, leg, &mut []);
+    }
+
+    /// The times at which something is due.
+    fn timers(&self) -> impl Iterator<Item = (Instant, Timer)> + '_ {
+        let exchange = &self.exchange;
+        let deadlines = &exchange.config.deadlines;
+        let both = [Leg::Public, Leg::Private].into_iter().flat_map(move |leg| {
+            let half = exchange.half(leg);
+            [
+                (half.linger_at(deadlines.linger), Timer::Linger(leg)),
+                (half.ping_at(deadlines), Timer::Ping(leg)),
+                (half.pong_at(deadlines), Timer::Pong(leg)),
+                (half.stall_at(deadlines), Timer::Stall(leg)),
+            ]
+        });
+        let own = [
+            (exchange.step_at(), Timer::Step),
+            (exchange.inbound.retry_at(), Timer::Budget),
+            (exchange.inbound.due(), Timer::Slow),
+            (exchange.idle_at(), Timer::Idle),
+        ];
+        own.into_iter().chain(both).filter_map(|(at, timer)| at.map(|at| (at, timer)))
+    }
+
+    fn fire(&mut self, now: Instant, timer: Timer) {
+        match timer {
+            Timer::Step => self.exchange.step_overdue(now),
+            Timer::Budget => {
+                let budget = self.exchange.config.budget.clone();
+                self.exchange.inbound.retry(now, &budget);
+                self.pump(now, Leg::Public, &mut []);
+            }
+            Timer::Slow if self.exchange.may_read(Leg::Public) => self.exchange.refuse(now, Reason::TooSlow),
+            Timer::Slow => self.exchange.inbound.excuse(now),
+            Timer::Ping(leg) => self.exchange.half_mut(leg).ping(now),
+            // A leg that we do not read cannot answer.
+            Timer::Pong(leg) if !self.exchange.may_read(leg) => self.exchange.half_mut(leg).hear(now),
+            Timer::Pong(Leg::Public) => self.exchange.refuse(now, Reason::PingTimeout),
+            Timer::Pong(Leg::Private) => self.exchange.refuse(now, Reason::NodeStalled),
+            Timer::Stall(leg) => self.exchange.look_at_reader(now, leg),
+            Timer::Idle => self.exchange.refuse(now, Reason::Idle),
+            Timer::Linger(leg) => self.exchange.cut(leg),
+        }
+    }
+}
+
+impl Session for Gate {
+    fn receive(&mut self, now: Instant, leg: Leg, bytes: &mut [u8]) -> usize {
+        if self.exchange.half(leg).life != Life::Live {
+            return bytes.len();
+        }
+        let taken = self.pump(now, leg, bytes);
+        if taken > 0 {
+            self.exchange.half_mut(leg).hear(now);
+        }
+        taken
+    }
+
+    fn transmit(&mut self, now: Instant, leg: Leg, space: &mut [u8]) -> usize {
+        let exchange = &mut self.exchange;
+        let (channel, half) = match leg {
+            Leg::Public => (&mut self.public, &mut exchange.public),
+            Leg::Private => match &mut self.private {
+                Some(channel) => (channel, &mut exchange.private),
+                None => return 0,
+            },
+        };
+        if matches!(half.life, Life::Absent | Life::Gone) {
+            return 0;
+        }
+        let mut written = channel.transmit(space);
+        while !half.ready().is_empty() {
+            match channel.seal(half.ready(), &mut space[written..]) {
+                Ok(sealed) if sealed.taken > 0 => {
+                    written += sealed.written;
+                    half.sent(now, sealed.taken);
+                }
+                Ok(sealed) => {
+                    written += sealed.written;
+                    break;
+                }
+                Err(failure) => {
+                    self.broken(now, leg, failure);
+                    return written;
+                }
+            }
+        }
+        if matches!(half.life, Life::Closing(_)) && half.ready().is_empty() && channel.is_established() {
+            channel.close();
+            written += channel.transmit(&mut space[written..]);
+        }
+        // The other leg may have waited for the room.
+        self.pump(now, leg.other(), &mut []);
+        written
+    }
+
+    fn appetite(&self, leg: Leg) -> usize {
+        let window = self.exchange.config.limits.window;
+        let half = self.exchange.half(leg);
+        match (half.life, leg) {
+            (Life::Absent, _) => 0,
+            (Life::Closing(_) | Life::Gone, _) => window,
+            (Life::Live, _) if !self.exchange.may_read(leg) => 0,
+            (Life::Live, _) if half.upgraded => window,
+            (Life::Live, Leg::Public) => self.public.appetite(),
+            (Life::Live, Leg::Private) => self.private.as_ref().map_or(0, Channel::appetite),
+        }
+    }
+
+    fn ended(&mut self, now: Instant, leg: Leg, how: End) {
+        if how == End::Fin {
+            self.exchange.hung_up(now, leg);
+            return;
+        }
+        self.exchange.half_mut(leg).life = Life::Gone;
+        let reason = match (how, leg) {
+            (End::Aborted, _) => Reason::Aborted,
+            (_, Leg::Public) => Reason::PeerLost,
+            (_, Leg::Private) if matches!(self.exchange.step, Step::Dial) => Reason::DialFailed,
+            (_, Leg::Private) => Reason::NodeLost,
+        };
+        self.exchange.refuse(now, reason);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.timers().map(|(at, _)| at).min()
+    }
+
+    fn advance(&mut self, now: Instant) {
+        // Each timer that fires moves its time or ends the session, so this ends; the bound is for the one that does not.
+        for _ in 0..32 {
+            let Some((_, timer)) = self.timers().filter(|&(at, _)| at <= now).min_by_key(|&(at, _)| at)
+            else {
+                break;
+            };
+            self.fire(now, timer);
+        }
+    }
+
+    fn request(&mut self) -> Option<Request> {
+        if let Some(request) = self.exchange.requests.pop_front() {
+            return Some(request);
+        }
+        if self.exchange.verdict.is_some() {
+            return None;
+        }
+        let work = self.public.work().or_else(|| self.private.as_mut().and_then(Channel::work));
+        work.map(Request::Work)
+    }
+
+    fn complete(&mut self, now: Instant, done: Done) {
+        match done {
+            Done::Work(work) => self.worked(now, work),
+            Done::Dialled if matches!(self.exchange.step, Step::Dial) => {
+                let config = self.exchange.config.clone();
+                if let Some(peer) = self.exchange.peer {
+                    self.private = Some(config.connector.connect(Showing::Peer(config.fleet.clone(), peer)));
+                    self.exchange.dialled(now);
+                }
+            }
+            // The session ended while the dial was under way.
+            Done::Dialled => {
+                let reason = self.exchange.verdict.unwrap_or(Reason::Aborted);
+                self.exchange.requests.push_back(Request::Close(Leg::Private, Close::Abort(reason)));
+            }
+            Done::DialFailed(failure) => self.exchange.dial_failed(now, failure.into()),
+        }
+    }
+
+    fn probe(&mut self, now: Instant) {
+        self.exchange.public.ping(now);
+    }
+
+    fn heard(&self) -> Instant {
+        self.exchange.public.heard
+    }
+
+    fn verdict(&self) -> Option<Reason> {
+        self.exchange.verdict
+    }
+}
+
+#[cfg(test)]
+mod tests;
