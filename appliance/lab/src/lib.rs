@@ -1,1 +1,16 @@
-//! (being written)
+//! The simulated world around a Hedgerow: links, peers, attackers and an emulated node, in one thread and under one
+//! virtual clock. Everything follows from a seed: the same seed gives the same frames.
+//!
+//! The device under test is handed in ([`Subject`]), so that the world knows nothing of the appliance's loop and can try
+//! other devices too. What talks to it is foreign on purpose: smoltcp's TCP and rustls' own state machine.
+//!
+//! - [`subject`]: what a world offers to a device, and what it asks of one.
+//! - [`random`]: where all chance comes from; [`crypto`]: TLS whose randomness has a seed.
+
+pub mod crypto;
+pub mod random;
+pub mod subject;
+pub mod summary;
+
+pub use subject::{Factory, Sample, Site, Subject};
+pub use summary::{Options, Summary};

@@ -1,0 +1,65 @@
+//! What a run is told, and what it comes to.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// How to run the world.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// How long, in virtual seconds.
+    pub seconds: u64,
+    /// Where all chance comes from.
+    pub seed: u64,
+    /// Print one JSON object at the end instead of a story.
+    pub json: bool,
+    /// Let virtual time pass no faster than the wall's, so that the story can be read while it happens.
+    pub paced: bool,
+    /// The output is a terminal: the last line may be rewritten, words may have colour.
+    pub terminal: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { seconds: 10, seed: 1, json: false, paced: true, terminal: false }
+    }
+}
+
+/// What a run came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// Virtual seconds that passed.
+    pub seconds: u64,
+    /// The seed that repeats this run.
+    pub seed: u64,
+    /// Good peers that had their handshake answered by a node and all replies correct.
+    pub sessions_ok: u64,
+    /// Good peers that did not.
+    pub sessions_failed: u64,
+    /// Median time from a good peer's first SYN to the node's handshake, in virtual milliseconds.
+    pub session_ms_median: f64,
+    /// The slowest of them.
+    pub session_ms_worst: f64,
+    /// Messages that the device passed on, both ways.
+    pub messages_forwarded: u64,
+    /// Frames that the device received.
+    pub frames_in: u64,
+    /// Frames that the device sent.
+    pub frames_out: u64,
+    /// Frames and flows that the dataplane refused or ended, by reason.
+    pub frames_refused: BTreeMap<&'static str, u64>,
+    /// Sessions that were refused or ended after proof, by reason.
+    pub sessions_ended: BTreeMap<&'static str, u64>,
+    /// Most flows that the device held at one time, both legs.
+    pub flows_peak: usize,
+    /// Most buffer memory that it held for peers who had proved nothing but their address, in bytes.
+    pub stranger_bytes: usize,
+    /// Most buffer memory that it held in all, in bytes.
+    pub buffer_bytes_peak: usize,
+    /// Hostile frames and connections that were thrown at the device, by kind.
+    pub attacks: BTreeMap<&'static str, u64>,
+    /// Connections that reached the node without a valid handshake before them: must be zero.
+    pub node_unproven: u64,
+    /// SHA-256 over all frames with their times: equal for equal seeds.
+    pub fingerprint: String,
+}
