@@ -276,9 +276,11 @@ impl Channel {
     /// # Errors
     /// Why the channel broke.
     pub fn seal(&mut self, plain: &[u8], space: &mut [u8]) -> Result<Sealed, Failure> {
+        if let State::Failed(failure) = self.state {
+            return Err(failure); // and what explains it stays for `transmit`
+        }
         let control = self.transmit(space);
         let traffic = match &mut self.state {
-            State::Failed(failure) => return Err(*failure),
             State::Traffic(traffic) if self.outgoing.is_empty() && self.closing == Closing::No => traffic,
             _ => return Ok(Sealed { taken: 0, written: control }),
         };

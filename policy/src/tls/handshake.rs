@@ -96,77 +96,108 @@ impl Step {
         match self.stage.take().ok_or(Failure::Internal)? {
             Stage::Accept(config) => {
                 let server = UnbufferedServerConnection::new(config).map_err(|e| classify(&e))?;
-                self.serve(Box::new(server))
+                self.shake(Box::new(server))
             }
-            Stage::Server(server) => self.serve(server),
+            Stage::Server(server) => self.shake(server),
             Stage::Connect { config, showing } => {
                 // The name is neither sent (RFC 6066 section 3 allows no addresses) nor checked.
                 let nobody = ServerName::IpAddress(core::net::Ipv4Addr::UNSPECIFIED.into());
                 let config = showing.apply(config)?;
                 let mut client = UnbufferedClientConnection::new(config, nobody).map_err(|e| classify(&e))?;
-                self.pump(0, &mut |bytes, out| absorb(client.process_tls_records(bytes), out))?;
-                Ok(Progress::More(Stage::Client(Box::new(client))))
+                self.pump(&mut client, 0)?;
+                self.shake(Box::new(client))
             }
-            Stage::Client(client) => self.call(client),
+            Stage::Client(client) => self.shake(client),
         }
     }
 
-    fn serve(&mut self, mut server: Box<UnbufferedServerConnection>) -> Result<Progress, Failure> {
+    /// Shows rustls all whole records up to Finished.
+    fn shake<S: Side>(&mut self, mut side: Box<S>) -> Result<Progress, Failure> {
         while let Some(end) = self.inbox.next_record() {
-            self.pump(end, &mut |bytes, out| absorb(server.process_tls_records(bytes), out))?;
-            if !server.is_handshaking() {
-                let peer = peer_of(&server)?;
-                let (secrets, kernel) =
-                    server.dangerous_into_kernel_connection().map_err(|e| classify(&e))?;
-                let traffic = Box::new(Traffic::new(secrets, Kernel::Server(kernel))?);
+            self.inbox.records += 1;
+            if self.inbox.records > RECORDS_MAX {
+                return Err(Failure::TooLarge);
+            }
+            self.pump(&mut *side, end)?;
+            if !side.common().is_handshaking() {
+                let peer = peer_of(side.common())?;
+                let traffic = Box::new(side.finish()?);
                 return Ok(Progress::Done { traffic, peer });
             }
         }
-        Ok(Progress::More(Stage::Server(server)))
-    }
-
-    fn call(&mut self, mut client: Box<UnbufferedClientConnection>) -> Result<Progress, Failure> {
-        while let Some(end) = self.inbox.next_record() {
-            self.pump(end, &mut |bytes, out| absorb(client.process_tls_records(bytes), out))?;
-            if !client.is_handshaking() {
-                let peer = peer_of(&client)?;
-                let (secrets, kernel) =
-                    client.dangerous_into_kernel_connection().map_err(|e| classify(&e))?;
-                let traffic = Box::new(Traffic::new(secrets, Kernel::Client(kernel))?);
-                return Ok(Progress::Done { traffic, peer });
-            }
-        }
-        Ok(Progress::More(Stage::Client(client)))
+        Ok(Progress::More(S::into_stage(side)))
     }
 
     /// Shows rustls everything up to `end`, until it has nothing more to do or to say.
-    fn pump(&mut self, end: usize, process: &mut Process<'_>) -> Result<(), Failure> {
-        let Inbox { bytes, seen, records } = &mut self.inbox;
-        *records += 1;
-        if *records > RECORDS_MAX {
-            return Err(Failure::TooLarge);
-        }
+    fn pump<S: Side>(&mut self, side: &mut S, end: usize) -> Result<(), Failure> {
+        let bytes = &mut self.inbox.bytes;
         let mut used = 0;
-        let mut failed = None;
+        let mut outcome = Ok(());
         loop {
             let shown = bytes.get_mut(used..end).ok_or(Failure::Internal)?;
-            let (discard, next) = process(shown, &mut self.outgoing);
+            let (discard, next) = side.process(shown, &mut self.outgoing);
             used += discard;
             match next {
                 Ok(Next::Again) => {}
                 Ok(Next::Blocked) => break,
-                // Asked once more, rustls hands out the alert that explains the error, then the error again.
-                Err(failure) if failed.is_none() => failed = Some(failure),
-                Err(_) => break,
+                Err(failure) => outcome = Err(failure),
+            }
+            // After an error, what is queued explains it; nothing else may be asked of rustls then.
+            if outcome.is_err() && !side.common().wants_write() {
+                break;
             }
         }
         bytes.drain(..used);
-        *seen = end - used;
-        failed.map_or(Ok(()), Err)
+        self.inbox.seen = end - used;
+        outcome
     }
 }
 
-type Process<'p> = dyn FnMut(&mut [u8], &mut Vec<u8>) -> (usize, Result<Next, Failure>) + 'p;
+/// rustls' connection in either role.
+trait Side {
+    fn common(&self) -> &CommonState;
+    fn process(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> (usize, Result<Next, Failure>);
+    fn finish(self: Box<Self>) -> Result<Traffic, Failure>;
+    fn into_stage(this: Box<Self>) -> Stage;
+}
+
+impl Side for UnbufferedServerConnection {
+    fn common(&self) -> &CommonState {
+        self
+    }
+
+    fn process(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> (usize, Result<Next, Failure>) {
+        absorb(self.process_tls_records(bytes), out)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Traffic, Failure> {
+        let (secrets, kernel) = self.dangerous_into_kernel_connection().map_err(|e| classify(&e))?;
+        Traffic::new(secrets, Kernel::Server(kernel))
+    }
+
+    fn into_stage(this: Box<Self>) -> Stage {
+        Stage::Server(this)
+    }
+}
+
+impl Side for UnbufferedClientConnection {
+    fn common(&self) -> &CommonState {
+        self
+    }
+
+    fn process(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> (usize, Result<Next, Failure>) {
+        absorb(self.process_tls_records(bytes), out)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Traffic, Failure> {
+        let (secrets, kernel) = self.dangerous_into_kernel_connection().map_err(|e| classify(&e))?;
+        Traffic::new(secrets, Kernel::Client(kernel))
+    }
+
+    fn into_stage(this: Box<Self>) -> Stage {
+        Stage::Client(this)
+    }
+}
 
 enum Next {
     Again,

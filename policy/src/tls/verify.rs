@@ -196,9 +196,13 @@ fn certificate_error(error: webpki::Error) -> Error {
     Error::InvalidCertificate(match error {
         E::CertExpired { .. } => CertificateError::Expired,
         E::CertNotValidYet { .. } => CertificateError::NotValidYet,
-        E::UnknownIssuer | E::CaUsedAsEndEntity | E::EndEntityUsedAsCa => CertificateError::UnknownIssuer,
+        E::UnknownIssuer
+        | E::CaUsedAsEndEntity
+        | E::EndEntityUsedAsCa
+        | E::InvalidSignatureForPublicKey
+        | E::UnsupportedSignatureAlgorithmContext(_)
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => CertificateError::UnknownIssuer,
         E::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
-        E::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         E::UnsupportedCriticalExtension => CertificateError::UnhandledCriticalExtension,
         _ => CertificateError::BadEncoding,
     })
