@@ -1,0 +1,477 @@
+//! The heart of one core, without I/O of its own: a shard, its ports, the sessions and the pools, driven by
+//! [`Core::step`].
+//!
+//! `hedgerow run` steps it over real devices, the lab and the tests over memory. A step polls the ports, tells the
+//! sessions what happened, moves bytes between flows and sessions, runs at most one cryptographic step, and sends.
+
+mod dial;
+mod guard;
+mod pump;
+mod seats;
+mod work;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hedgerow_dataplane::Instant;
+use hedgerow_dataplane::frame::{Abilities, BATCH, Batch, Lane, Port, PortError, PortStatistics};
+use hedgerow_dataplane::shard::{self, Event, FlowId, ListenerId, Shard};
+use hedgerow_dataplane::wire::LinkId;
+use hedgerow_policy::{Leg, PeerId, Session, Standing, verdict};
+
+use crate::pool::{NodeStatistics, Pool, PoolConfig, Ticket};
+use guard::Guarded;
+use seats::{Dial, LegState, Seat, Seats};
+use work::WorkQueue;
+
+/// Batches that one port may send in one step.
+const SEND_ROUNDS: usize = 8;
+/// The shard is told the time of day this often.
+const UTC_EVERY_MS: u64 = 250;
+
+/// Makes a session for each connection to a listener.
+pub trait Sessions {
+    /// A session for a connection that has just been accepted.
+    fn open(&mut self, now: hedgerow_policy::Instant, arrival: &Arrival) -> Box<dyn Session>;
+}
+
+/// A connection that has just been accepted.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// The listener.
+    pub listener: ListenerId,
+    /// The peer's end.
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+}
+
+/// What a core is told at its start.
+#[derive(Clone)]
+pub struct CoreConfig {
+    /// The dataplane.
+    pub shard: shard::Config,
+    /// The pool of each listener, by [`ListenerId`].
+    pub listener_pools: Vec<usize>,
+    /// The pools.
+    pub pools: Vec<PoolConfig>,
+    /// Identities of the operator's own nodes.
+    pub own_nodes: Vec<PeerId>,
+    /// Cryptographic steps of each kind that may wait.
+    pub work_queue: usize,
+    /// Session events that may wait to be taken.
+    pub events: usize,
+}
+
+/// A port stopped working.
+#[derive(Debug)]
+pub struct PortFault {
+    /// Its place in the configuration.
+    pub port: usize,
+    /// What happened.
+    pub error: PortError,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Frames received.
+    pub received: usize,
+    /// Frames handed to the ports.
+    pub sent: usize,
+    /// There is more to do at once, whatever arrives.
+    pub pending: bool,
+}
+
+impl Progress {
+    /// Whether nothing happened and nothing waits.
+    pub fn is_idle(&self) -> bool {
+        self.received == 0 && self.sent == 0 && !self.pending
+    }
+}
+
+/// A session began or ended, after proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionEvent {
+    /// When, in milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+    /// The session's number in this run.
+    pub number: u64,
+    /// The listener.
+    pub listener: usize,
+    /// The peer's address and port.
+    pub peer: SocketAddr,
+    /// Its identity, on listeners that know one.
+    pub id: Option<PeerId>,
+    /// What happened.
+    pub what: Happened,
+}
+
+/// What happened to a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happened {
+    /// It was connected to a node (the pool's, by place).
+    Dialled {
+        /// The pool.
+        pool: usize,
+        /// The node.
+        node: usize,
+    },
+    /// It is over.
+    Closed {
+        /// Why.
+        reason: verdict::Reason,
+        /// Why the dataplane ended the public leg, where it did.
+        flow: Option<hedgerow_dataplane::Reason>,
+        /// How long it was there.
+        lasted: Duration,
+        /// Bytes from the peer.
+        from_peer: u64,
+        /// Bytes from the node.
+        from_node: u64,
+    },
+}
+
+/// What a core counted, and what it holds now.
+#[derive(Debug, Clone, Default)]
+pub struct CoreStatistics {
+    /// The dataplane.
+    pub shard: shard::Statistics,
+    /// Sessions that ended, by reason.
+    pub ended: verdict::Counters,
+    /// Sessions now.
+    pub sessions: usize,
+    /// Most sessions at one time.
+    pub sessions_peak: usize,
+    /// Sessions begun.
+    pub sessions_opened: u64,
+    /// Sessions now that are connected to a node.
+    pub sessions_dialled: usize,
+    /// Sessions that a bug in their code has ended.
+    pub crashed: u64,
+    /// Cryptographic steps run, given up, waiting, and most that waited.
+    pub work: WorkStatistics,
+    /// The pools.
+    pub pools: Vec<PoolStatistics>,
+    /// Events that nobody took in time.
+    pub events_lost: u64,
+}
+
+/// Cryptographic steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkStatistics {
+    /// Run.
+    pub done: u64,
+    /// Given up because the queue was full; their sessions ended.
+    pub dropped: u64,
+    /// Waiting now.
+    pub waiting: usize,
+    /// Most that waited at one time.
+    pub peak: usize,
+}
+
+/// A pool.
+#[derive(Debug, Clone, Default)]
+pub struct PoolStatistics {
+    /// Its name.
+    pub name: String,
+    /// Sessions that hold a slot.
+    pub taken: usize,
+    /// Sessions that wait for a node.
+    pub waiting: usize,
+    /// Its nodes: name and figures.
+    pub nodes: Vec<(String, NodeStatistics)>,
+}
+
+/// One core.
+pub struct Core<P> {
+    shard: Shard,
+    ports: Vec<Attached<P>>,
+    sessions: Box<dyn Sessions>,
+    seats: Seats,
+    ready: VecDeque<Ticket>,
+    pools: Vec<Pool>,
+    /// Pool and link of each listener.
+    listeners: Vec<(usize, LinkId)>,
+    own_nodes: Vec<PeerId>,
+    /// Which session holds an identity, per pool.
+    holders: BTreeMap<(usize, PeerId), Ticket>,
+    work: WorkQueue,
+    ended: verdict::Counters,
+    crashed: u64,
+    events: VecDeque<SessionEvent>,
+    events_room: usize,
+    events_lost: u64,
+    unix_ms: u64,
+    told_utc: Option<u64>,
+}
+
+/// A port with its batches.
+struct Attached<P> {
+    port: P,
+    rx: Batch,
+    tx: Batch,
+}
+
+impl<P: Port> Core<P> {
+    /// A core over `ports`, which stand in the order of the shard's links.
+    pub fn new(config: &CoreConfig, ports: Vec<P>, sessions: Box<dyn Sessions>, now: Instant) -> Self {
+        let attach = |port| Attached { port, rx: Batch::new(), tx: Batch::new() };
+        Core {
+            shard: Shard::new(&config.shard, now),
+            ports: ports.into_iter().map(attach).collect(),
+            sessions,
+            seats: Seats::new(config.shard.engine.flows),
+            ready: VecDeque::new(),
+            pools: config.pools.iter().map(|pool| Pool::new(pool.clone(), now)).collect(),
+            listeners: config
+                .listener_pools
+                .iter()
+                .zip(&config.shard.listeners)
+                .map(|(&p, l)| (p, l.link))
+                .collect(),
+            own_nodes: config.own_nodes.clone(),
+            holders: BTreeMap::new(),
+            work: WorkQueue::new(config.work_queue),
+            ended: verdict::Counters::default(),
+            crashed: 0,
+            events: VecDeque::new(),
+            events_room: config.events,
+            events_lost: 0,
+            unix_ms: 0,
+            told_utc: None,
+        }
+    }
+
+    /// One turn of the loop: receives, decides, sends. `unix_ms` is the time of day in milliseconds since the epoch.
+    pub fn step(&mut self, now: Instant, unix_ms: u64) -> Result<Progress, PortFault> {
+        self.tell_utc(now, unix_ms);
+        let received = self.receive(now, Lane::Known)? + self.receive(now, Lane::Stranger)?;
+        if self.shard.deadline().is_some_and(|at| at <= now) {
+            self.shard.advance(now);
+        }
+        self.timers(now);
+        self.poll_pools(now);
+        self.take_events(now);
+        self.pump_ready(now);
+        self.work(now);
+        self.take_events(now);
+        let sent = self.send(now)?;
+        let pending = !self.ready.is_empty() || self.work.len() > 0;
+        Ok(Progress { received, sent, pending })
+    }
+
+    /// When [`Core::step`] wants to be called at the latest, though no frame arrives.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let pools = self.pools.iter().filter_map(|pool| pool.deadline(now));
+        pools.chain(self.shard.deadline()).chain(self.seats.deadline()).min()
+    }
+
+    /// Ends all sessions, those of strangers with a reset. Steps that follow send what is left.
+    pub fn shut_down(&mut self, now: Instant) {
+        let tickets: Vec<Ticket> = self.seats.iter().map(|seat| seat.ticket).collect();
+        for ticket in tickets {
+            self.end(now, ticket, verdict::Reason::Aborted);
+        }
+    }
+
+    /// Whether no flow is left.
+    pub fn is_empty(&self) -> bool {
+        self.seats.live == 0 && self.shard.statistics().flows == 0
+    }
+
+    /// The next session event.
+    pub fn event(&mut self) -> Option<SessionEvent> {
+        self.events.pop_front()
+    }
+
+    /// What was counted.
+    pub fn statistics(&self, now: Instant) -> CoreStatistics {
+        let dialled = |seat: &&Seat| matches!(seat.dial, Dial::Connected(..));
+        CoreStatistics {
+            shard: self.shard.statistics(),
+            ended: self.ended.clone(),
+            sessions: self.seats.live,
+            sessions_peak: self.seats.peak,
+            sessions_opened: self.seats.opened,
+            sessions_dialled: self.seats.iter().filter(dialled).count(),
+            crashed: self.crashed,
+            work: WorkStatistics {
+                done: self.work.done,
+                dropped: self.work.dropped,
+                waiting: self.work.len(),
+                peak: self.work.peak,
+            },
+            pools: self.pools.iter().map(|pool| pool_statistics(pool, now)).collect(),
+            events_lost: self.events_lost,
+        }
+    }
+
+    /// What each port can do and has counted.
+    pub fn ports(&self) -> impl Iterator<Item = (&Abilities, PortStatistics)> {
+        self.ports.iter().map(|attached| (attached.port.abilities(), attached.port.statistics()))
+    }
+
+    /// A port, to wait for its frames.
+    pub fn port(&mut self, index: usize) -> Option<&mut P> {
+        self.ports.get_mut(index).map(|attached| &mut attached.port)
+    }
+
+    /// The dataplane.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    fn tell_utc(&mut self, now: Instant, unix_ms: u64) {
+        self.unix_ms = unix_ms;
+        if self.told_utc.is_none_or(|told| unix_ms.abs_diff(told) >= UTC_EVERY_MS) {
+            self.told_utc = Some(unix_ms);
+            self.shard.set_utc(now, unix_ms);
+        }
+    }
+
+    /// Takes one batch of a lane from each port.
+    fn receive(&mut self, now: Instant, lane: Lane) -> Result<usize, PortFault> {
+        let mut received = 0;
+        for (index, Attached { port, rx, tx }) in self.ports.iter_mut().enumerate() {
+            let fault = |error| PortFault { port: index, error };
+            let count = port.receive(lane, rx).map_err(fault)?;
+            if count == 0 {
+                continue;
+            }
+            received += count;
+            self.shard.ingest(now, LinkId(index as u8), port, rx, tx);
+            port.transmit(tx).map_err(fault)?;
+        }
+        Ok(received)
+    }
+
+    /// Sends what the engine and the links have to say.
+    fn send(&mut self, now: Instant) -> Result<usize, PortFault> {
+        let mut sent = 0;
+        for (index, Attached { port, tx, .. }) in self.ports.iter_mut().enumerate() {
+            let fault = |error| PortFault { port: index, error };
+            for _ in 0..SEND_ROUNDS {
+                let budget = tx.space();
+                self.shard.transmit(now, LinkId(index as u8), port, tx, budget);
+                let count = port.transmit(tx).map_err(fault)?;
+                sent += count;
+                if count < BATCH || !tx.is_empty() {
+                    break;
+                }
+            }
+            port.flush().map_err(fault)?;
+        }
+        Ok(sent)
+    }
+
+    /// Hands the shard's events to the sessions that they concern.
+    fn take_events(&mut self, now: Instant) {
+        while let Some(event) = self.shard.event(now) {
+            match event {
+                Event::Accepted(flow, listener) => self.accepted(now, flow, listener),
+                Event::Connected(flow) => self.connected(now, flow),
+                Event::Closed(flow, reason) => self.closed(now, flow, reason),
+                Event::Readable(flow) | Event::Writable(flow) | Event::Finished(flow) => {
+                    if let Some((ticket, _)) = self.seats.owner(flow) {
+                        self.mark(ticket);
+                    }
+                }
+            }
+        }
+    }
+
+    fn accepted(&mut self, now: Instant, flow: FlowId, listener: ListenerId) {
+        let Some(key) = self.shard.flow(flow).map(|flow| flow.key()) else { return };
+        let index = usize::from(listener.0);
+        let Some(&(pool, link)) = self.listeners.get(index) else {
+            return self.abort_flow(flow);
+        };
+        let arrival = Arrival { listener, peer: key.remote(), local: key.local() };
+        let session = Guarded::new(self.sessions.open(to_policy(now), &arrival));
+        let (ticket, number) = self.seats.open();
+        let mut legs = [LegState::default(), LegState::default()];
+        legs[Leg::Public as usize].flow = Some((flow, key, link));
+        self.seats.put(Box::new(Seat {
+            ticket,
+            number,
+            session,
+            listener: index,
+            pool,
+            peer: key.remote(),
+            peer_id: None,
+            standing: Standing::Stranger,
+            opened: now,
+            legs,
+            dial: Dial::None,
+            challenger: None,
+            linger: None,
+            doomed: false,
+            ready: false,
+            armed: None,
+            flow_reason: None,
+        }));
+        self.attach(flow, ticket, Leg::Public);
+        self.mark(ticket);
+    }
+
+    /// Puts a session into the queue of those to be called.
+    fn mark(&mut self, ticket: Ticket) {
+        if let Some(seat) = self.seats.get(ticket)
+            && !seat.ready
+        {
+            seat.ready = true;
+            self.ready.push_back(ticket);
+        }
+    }
+
+    fn abort_flow(&mut self, flow: FlowId) {
+        if let Some(mut flow) = self.shard.flow(flow) {
+            flow.abort(hedgerow_dataplane::Reason::Aborted);
+        }
+    }
+
+    fn record(&mut self, seat: &Seat, what: Happened) {
+        // Nothing is written about an address that has proved no more than a cookie.
+        if seat.standing == Standing::Stranger {
+            return;
+        }
+        if self.events.len() >= self.events_room {
+            self.events_lost += 1;
+            if self.events.pop_front().is_none() {
+                return;
+            }
+        }
+        self.events.push_back(SessionEvent {
+            unix_ms: self.unix_ms,
+            number: seat.number,
+            listener: seat.listener,
+            peer: seat.peer,
+            id: seat.peer_id,
+            what,
+        });
+    }
+}
+
+fn pool_statistics(pool: &Pool, now: Instant) -> PoolStatistics {
+    PoolStatistics {
+        name: pool.config().name.clone(),
+        taken: pool.taken(),
+        waiting: pool.waiting(),
+        nodes: pool.nodes(now).map(|(node, figures)| (node.name.clone(), figures)).collect(),
+    }
+}
+
+/// The dataplane's clock in the policy's form.
+fn to_policy(now: Instant) -> hedgerow_policy::Instant {
+    Duration::from_micros(now.micros())
+}
+
+/// The policy's clock in the dataplane's form, never early.
+fn from_policy(at: hedgerow_policy::Instant) -> Instant {
+    Instant::from_micros(u64::try_from(at.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,215 @@
+//! The table of sessions: who sits where, which flow is whose leg, and when each wants to be called.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+
+use hedgerow_dataplane::Instant;
+use hedgerow_dataplane::shard::FlowId;
+use hedgerow_dataplane::wire::{FlowKey, LinkId};
+use hedgerow_policy::{Close, Leg, PeerId, Standing};
+
+use super::guard::Guarded;
+use crate::pool::{Ticket, Wish};
+
+/// One leg of a session.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LegState {
+    /// Its flow while there is one: id, 4-tuple and link.
+    pub(super) flow: Option<(FlowId, FlowKey, LinkId)>,
+    /// The other side's FIN was passed on to the session.
+    pub(super) told_fin: bool,
+    /// The session asked to end the leg.
+    pub(super) closing: Option<Close>,
+    /// Our FIN is queued; nothing more can be written.
+    pub(super) shut: bool,
+    /// Bytes that the session took from it.
+    pub(super) bytes: u64,
+}
+
+/// How far a session is on its way to a node.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Dial {
+    /// Not asked for, or refused.
+    None,
+    /// Another source's session holds the identity and is being asked for a sign of life.
+    Challenging(Ticket, Instant),
+    /// In the pool's queue.
+    Queued,
+    /// A connection to a node is being opened, until that instant.
+    Connecting(Wish, usize, Instant),
+    /// Connected to a node since then.
+    Connected(usize, Instant),
+}
+
+/// One session.
+pub(super) struct Seat {
+    pub(super) ticket: Ticket,
+    /// A number that no other session of this run has.
+    pub(super) number: u64,
+    pub(super) session: Guarded,
+    pub(super) listener: usize,
+    pub(super) pool: usize,
+    pub(super) peer: SocketAddr,
+    pub(super) peer_id: Option<PeerId>,
+    pub(super) standing: Standing,
+    pub(super) opened: Instant,
+    pub(super) legs: [LegState; 2],
+    pub(super) dial: Dial,
+    /// Who waits for this session to show no sign of life, and since when.
+    pub(super) challenger: Option<(Ticket, Instant)>,
+    /// Ends the session whatever it says: its verdict is there, but a leg does not drain.
+    pub(super) linger: Option<Instant>,
+    /// The host ends it: its work had to make room.
+    pub(super) doomed: bool,
+    /// It stands in the queue of those to be called.
+    pub(super) ready: bool,
+    /// The earliest entry in the heap of timers.
+    pub(super) armed: Option<Instant>,
+    /// Why the dataplane ended the public leg, where it did.
+    pub(super) flow_reason: Option<hedgerow_dataplane::Reason>,
+}
+
+impl Seat {
+    pub(super) fn leg(&mut self, leg: Leg) -> &mut LegState {
+        &mut self.legs[leg as usize]
+    }
+
+    /// When the host wants to look at it, apart from the session's own deadline.
+    pub(super) fn host_deadline(&self) -> Option<Instant> {
+        let dial = match self.dial {
+            Dial::Challenging(_, until) | Dial::Connecting(_, _, until) => Some(until),
+            _ => None,
+        };
+        dial.into_iter().chain(self.linger).min()
+    }
+}
+
+/// The table.
+pub(super) struct Seats {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    /// By slot of the flow table.
+    flows: Vec<Option<(FlowId, Ticket, Leg)>>,
+    timers: BinaryHeap<Reverse<(Instant, Ticket)>>,
+    pub(super) live: usize,
+    pub(super) peak: usize,
+    pub(super) opened: u64,
+}
+
+#[derive(Default)]
+struct Place {
+    generation: u32,
+    seat: Option<Box<Seat>>,
+}
+
+impl Seats {
+    /// A table over `flows` places of the flow table. It grows with the sessions, which the flows limit.
+    pub(super) fn new(flows: usize) -> Self {
+        Seats {
+            places: Vec::new(),
+            free: Vec::new(),
+            flows: vec![None; flows],
+            timers: BinaryHeap::new(),
+            live: 0,
+            peak: 0,
+            opened: 0,
+        }
+    }
+
+    /// Takes a place; [`Seats::put`] fills it.
+    pub(super) fn open(&mut self) -> (Ticket, u64) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place::default());
+            (self.places.len() - 1) as u32
+        });
+        self.live += 1;
+        self.peak = self.peak.max(self.live);
+        self.opened += 1;
+        (Ticket { index, generation: self.places[index as usize].generation }, self.opened)
+    }
+
+    /// Takes a session out, to work on it while the rest of the core is at hand.
+    pub(super) fn take(&mut self, ticket: Ticket) -> Option<Box<Seat>> {
+        let place = self.places.get_mut(ticket.index as usize)?;
+        if place.generation != ticket.generation { None } else { place.seat.take() }
+    }
+
+    /// Puts it back.
+    pub(super) fn put(&mut self, seat: Box<Seat>) {
+        let index = seat.ticket.index as usize;
+        self.places[index].seat = Some(seat);
+    }
+
+    /// A session that is not taken out.
+    pub(super) fn get(&mut self, ticket: Ticket) -> Option<&mut Seat> {
+        let place = self.places.get_mut(ticket.index as usize)?;
+        if place.generation != ticket.generation { None } else { place.seat.as_deref_mut() }
+    }
+
+    /// Frees the place of a session that was taken out and is over.
+    pub(super) fn free(&mut self, ticket: Ticket) {
+        let place = &mut self.places[ticket.index as usize];
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(ticket.index);
+        self.live -= 1;
+    }
+
+    /// All sessions that are not taken out.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Seat> {
+        self.places.iter().filter_map(|place| place.seat.as_deref())
+    }
+
+    /// Notes whose leg a flow is.
+    pub(super) fn attach(&mut self, flow: FlowId, ticket: Ticket, leg: Leg) {
+        if let Some(entry) = self.flows.get_mut(flow.slot as usize) {
+            *entry = Some((flow, ticket, leg));
+        }
+    }
+
+    /// Forgets a flow.
+    pub(super) fn detach(&mut self, flow: FlowId) {
+        if self.owner(flow).is_some() {
+            self.flows[flow.slot as usize] = None;
+        }
+    }
+
+    /// Whose leg a flow is.
+    pub(super) fn owner(&self, flow: FlowId) -> Option<(Ticket, Leg)> {
+        let (id, ticket, leg) = (*self.flows.get(flow.slot as usize)?)?;
+        (id == flow).then_some((ticket, leg))
+    }
+
+    /// Sees to it that the session is called at its deadline.
+    pub(super) fn arm(&mut self, seat: &mut Seat) {
+        let session = seat.session.deadline().map(super::from_policy);
+        let Some(at) = session.into_iter().chain(seat.host_deadline()).min() else { return };
+        if seat.armed.is_none_or(|armed| at < armed) {
+            seat.armed = Some(at);
+            self.timers.push(Reverse((at, seat.ticket)));
+        }
+    }
+
+    /// The next session whose time has come.
+    pub(super) fn expired(&mut self, now: Instant) -> Option<Ticket> {
+        loop {
+            let Reverse((at, ticket)) = *self.timers.peek()?;
+            let current = self.get(ticket).is_some_and(|seat| seat.armed == Some(at));
+            if current && at > now {
+                return None;
+            }
+            self.timers.pop();
+            if current {
+                if let Some(seat) = self.get(ticket) {
+                    seat.armed = None;
+                }
+                return Some(ticket);
+            }
+        }
+    }
+
+    /// When [`Seats::expired`] has something; early rather than late.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+}
