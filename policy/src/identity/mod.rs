@@ -70,28 +70,35 @@ impl Fleet {
     /// # Errors
     /// Only if the cryptographic library refuses to work.
     pub fn identity(&self, peer: PeerId) -> Result<Credential, SetupError> {
-        self.leaf(b"peer", &peer.0)
+        let key = Key::derive(&self.derive, b"peer", &peer.0)?;
+        let signed = params("Chia", &key)?
+            .signed_by(&key, &self.issuer)
+            .map_err(|e| SetupError::because("leaf", e))?;
+        Ok(Credential { chain: vec![signed.der().clone(), self.intermediate.clone()], key: key.pkcs8 })
     }
 
-    /// What peers see at a service address.
+    /// What peers see at a service address: a leaf directly under `authority`, as any node has one, so that nothing in it
+    /// links one address of the fleet to another. Takes one RSA signature.
     ///
     /// # Errors
     /// Only if the cryptographic library refuses to work.
-    pub fn service(&self, address: IpAddr, port: u16) -> Result<Credential, SetupError> {
+    pub fn service(
+        &self,
+        authority: &Authority,
+        address: IpAddr,
+        port: u16,
+    ) -> Result<Credential, SetupError> {
         let mut name = match address {
             IpAddr::V4(v4) => v4.octets().to_vec(),
             IpAddr::V6(v6) => v6.octets().to_vec(),
         };
         name.extend_from_slice(&port.to_be_bytes());
-        self.leaf(b"service", &name)
-    }
-
-    fn leaf(&self, what: &[u8], whose: &[u8]) -> Result<Credential, SetupError> {
-        let key = Key::derive(&self.derive, what, whose)?;
-        let signed = params("Chia", &key)?
-            .signed_by(&key, &self.issuer)
-            .map_err(|e| SetupError::because("leaf", e))?;
-        Ok(Credential { chain: vec![signed.der().clone(), self.intermediate.clone()], key: key.pkcs8 })
+        let key = Key::derive(&self.derive, b"service", &name)?;
+        let failed = |e| SetupError::because("service certificate", e);
+        let mut params = Authority::stock_leaf().map_err(failed)?;
+        params.serial_number = Some(SerialNumber::from_slice(&key.serial));
+        let signed = params.signed_by(&key, authority.issuer()).map_err(failed)?;
+        Ok(Credential { chain: vec![signed.der().clone()], key: key.pkcs8 })
     }
 }
 

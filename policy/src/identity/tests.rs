@@ -11,6 +11,10 @@ fn fleet() -> Arc<Fleet> {
     Fleet::new(SECRET, &Authority::chia().unwrap()).unwrap()
 }
 
+fn service(fleet: &Fleet, address: &str, port: u16) -> Credential {
+    fleet.service(&Authority::chia().unwrap(), address.parse().unwrap(), port).unwrap()
+}
+
 /// Compares with `tests/golden/NAME.der`; writes it first if `HEDGEROW_GOLDEN=write` says so.
 #[track_caller]
 fn golden(name: &str, bytes: &[u8]) {
@@ -31,7 +35,7 @@ fn identities_never_change() {
         golden(name, &credential.chain[0]);
         assert_eq!(credential.chain[1], *fleet.intermediate());
     }
-    golden("service", &fleet.service([192, 0, 2, 1].into(), 8444).unwrap().chain[0]);
+    golden("service", &service(&fleet, "192.0.2.1", 8444).chain[0]);
 }
 
 #[test]
@@ -42,9 +46,9 @@ fn identities_differ_by_secret_peer_address_and_purpose() {
         fleet.identity(PeerId([1; 32])).unwrap().id(),
         fleet.identity(PeerId([2; 32])).unwrap().id(),
         other.identity(PeerId([1; 32])).unwrap().id(),
-        fleet.service([192, 0, 2, 1].into(), 8444).unwrap().id(),
-        fleet.service([192, 0, 2, 1].into(), 8445).unwrap().id(),
-        fleet.service("2001:db8::1".parse().unwrap(), 8444).unwrap().id(),
+        service(&fleet, "192.0.2.1", 8444).id(),
+        service(&fleet, "192.0.2.1", 8445).id(),
+        service(&fleet, "2001:db8::1", 8444).id(),
     ];
     for (i, id) in ids.iter().enumerate() {
         assert!(id.is_some() && !ids[i + 1..].contains(id));

@@ -4,7 +4,7 @@
 use core::fmt;
 use std::sync::Arc;
 
-use rcgen::{Issuer, KeyPair};
+use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair, SanType, date_time_ymd};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
@@ -82,6 +82,19 @@ impl Authority {
         let issuer = Issuer::from_ca_cert_pem(certificate, key)
             .map_err(|e| SetupError::because("CA certificate", e))?;
         Ok(Authority { issuer })
+    }
+
+    /// A leaf as a stock installation makes it, but for key, serial number and first day.
+    pub(crate) fn stock_leaf() -> Result<CertificateParams, rcgen::Error> {
+        let mut params = CertificateParams::default();
+        params.not_before = date_time_ymd(2021, 1, 23);
+        params.not_after = date_time_ymd(2100, 8, 2);
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "Chia");
+        params.distinguished_name.push(DnType::OrganizationName, "Chia");
+        params.distinguished_name.push(DnType::OrganizationalUnitName, "Organic Farming Division");
+        params.subject_alt_names = vec![SanType::DnsName("chia.net".try_into()?)];
+        Ok(params)
     }
 
     pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {

@@ -1,9 +1,6 @@
 //! Certificates for simulated peers and nodes, as their installations would have made them; the Chia CA's key is public.
 
-use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    RsaKeySize, SanType, date_time_ymd,
-};
+use rcgen::{ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, RsaKeySize, date_time_ymd};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::ca::Authority;
@@ -68,15 +65,10 @@ pub fn certificate(
     shape: &Shape,
 ) -> Result<Credential, SetupError> {
     let failed = |e: rcgen::Error| SetupError::because("certificate", e);
-    let mut params = CertificateParams::default();
+    let mut params = Authority::stock_leaf().map_err(failed)?;
     params.not_before = date_time_ymd(shape.from.0, shape.from.1, shape.from.2);
     params.not_after = date_time_ymd(shape.until.0, shape.until.1, shape.until.2);
     params.serial_number = Some((serial | 1 << 62).into());
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "Chia");
-    params.distinguished_name.push(DnType::OrganizationName, "Chia");
-    params.distinguished_name.push(DnType::OrganizationalUnitName, "Organic Farming Division");
-    params.subject_alt_names = vec![SanType::DnsName("chia.net".try_into().map_err(failed)?)];
     params.extended_key_usages.clone_from(&shape.extended);
     params.key_usages.clone_from(&shape.usages);
     if shape.ca {

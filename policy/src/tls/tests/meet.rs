@@ -16,7 +16,7 @@ fn both_roles_meet_whatever_the_chunks() {
         let (mut client, mut server) = (connect(peer(1)), acceptor().accept());
         shake(&mut client, &mut server, || chunk).unwrap();
         assert_eq!(server.peer(), peer(1).id());
-        assert_eq!(client.peer(), fleet().service([192, 0, 2, 1].into(), 8444).unwrap().id());
+        assert_eq!(client.peer(), fleet().service(&authority(), [192, 0, 2, 1].into(), 8444).unwrap().id());
         assert_eq!(feed(&mut server, &seal(&mut client, b"ping")).unwrap(), b"ping");
         assert_eq!(feed(&mut client, &seal(&mut server, b"pong")).unwrap(), b"pong");
     }

@@ -47,7 +47,7 @@ fn acceptor() -> Acceptor {
 }
 
 fn acceptor_with(settings: &Settings) -> Acceptor {
-    Acceptor::new(settings, fleet().service([192, 0, 2, 1].into(), 8444).unwrap()).unwrap()
+    Acceptor::new(settings, fleet().service(&authority(), [192, 0, 2, 1].into(), 8444).unwrap()).unwrap()
 }
 
 fn connect(credential: Credential) -> Channel {
