@@ -5,10 +5,14 @@
 //! other devices too. What talks to it is foreign on purpose: smoltcp's TCP and rustls' own state machine.
 //!
 //! - [`subject`]: what a world offers to a device, and what it asks of one.
+//! - [`network`]: clock, paths, hosts and sources of raw frames; [`host`]: a foreign TCP/IP stack with an application.
 //! - [`random`]: where all chance comes from; [`crypto`]: TLS whose randomness has a seed.
 
 pub mod crypto;
+pub mod host;
+pub mod network;
 pub mod random;
+mod router;
 pub mod subject;
 pub mod summary;
 

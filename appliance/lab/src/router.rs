@@ -1,0 +1,113 @@
+//! The router between the device and the Internet, as far as frames show it: it answers ARP and neighbour solicitations
+//! for every address but the asker's, and puts its own Ethernet address on what it carries.
+
+use std::net::IpAddr;
+
+use hedgerow_dataplane::wire::Mac;
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv6Packet,
+    Icmpv6Repr, IpProtocol, Ipv4Packet, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr,
+};
+
+/// The router's Ethernet address.
+pub(crate) const ROUTER: Mac = Mac([2, 0x72, 0x6f, 0x75, 0x74, 0x65]);
+
+const ETHERNET: usize = 14;
+
+/// The answer to an ARP request or neighbour solicitation; `None` for anything else.
+pub(crate) fn answer(frame: &[u8]) -> Option<Vec<u8>> {
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    match ethernet.ethertype() {
+        EthernetProtocol::Arp => arp(ethernet.src_addr(), ethernet.payload()),
+        EthernetProtocol::Ipv6 => solicitation(ethernet.src_addr(), ethernet.payload()),
+        _ => None,
+    }
+}
+
+/// Where an IP packet wants to go; `None` for groups and for what is no IP.
+pub(crate) fn destination(frame: &[u8]) -> Option<IpAddr> {
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    let address: IpAddr = match ethernet.ethertype() {
+        EthernetProtocol::Ipv4 => Ipv4Packet::new_checked(ethernet.payload()).ok()?.dst_addr().into(),
+        EthernetProtocol::Ipv6 => Ipv6Packet::new_checked(ethernet.payload()).ok()?.dst_addr().into(),
+        _ => return None,
+    };
+    (!address.is_multicast()).then_some(address)
+}
+
+/// Whether the router carries a host's frame on: IP to a single address.
+pub(crate) fn carries(frame: &[u8]) -> bool {
+    destination(frame).is_some()
+}
+
+/// Addresses a frame for the next station, from the router.
+pub(crate) fn address(frame: &mut [u8], to: Mac) {
+    let mut ethernet = EthernetFrame::new_unchecked(frame);
+    ethernet.set_dst_addr(EthernetAddress(to.0));
+    ethernet.set_src_addr(EthernetAddress(ROUTER.0));
+}
+
+fn frame(to: EthernetAddress, ethertype: EthernetProtocol, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; ETHERNET + length];
+    EthernetRepr { src_addr: EthernetAddress(ROUTER.0), dst_addr: to, ethertype }
+        .emit(&mut EthernetFrame::new_unchecked(&mut bytes));
+    bytes
+}
+
+fn arp(asker: EthernetAddress, packet: &[u8]) -> Option<Vec<u8>> {
+    let ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr,
+        source_protocol_addr,
+        target_protocol_addr,
+        ..
+    } = ArpRepr::parse(&ArpPacket::new_checked(packet).ok()?).ok()?
+    else {
+        return None;
+    };
+    if source_protocol_addr == target_protocol_addr || source_protocol_addr.is_unspecified() {
+        return None; // an announcement or a probe
+    }
+    let reply = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Reply,
+        source_hardware_addr: EthernetAddress(ROUTER.0),
+        source_protocol_addr: target_protocol_addr,
+        target_hardware_addr: source_hardware_addr,
+        target_protocol_addr: source_protocol_addr,
+    };
+    let mut bytes = frame(asker, EthernetProtocol::Arp, reply.buffer_len());
+    reply.emit(&mut ArpPacket::new_unchecked(&mut bytes[ETHERNET..]));
+    Some(bytes)
+}
+
+fn solicitation(asker: EthernetAddress, packet: &[u8]) -> Option<Vec<u8>> {
+    let ipv6 = Ipv6Packet::new_checked(packet).ok()?;
+    if ipv6.next_header() != IpProtocol::Icmpv6 || ipv6.src_addr().is_unspecified() {
+        return None;
+    }
+    let message = Icmpv6Packet::new_checked(ipv6.payload()).ok()?;
+    let checksums = ChecksumCapabilities::default();
+    let Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, .. }) =
+        Icmpv6Repr::parse(&ipv6.src_addr(), &ipv6.dst_addr(), &message, &checksums).ok()?
+    else {
+        return None;
+    };
+    let reply = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
+        flags: NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::OVERRIDE | NdiscNeighborFlags::ROUTER,
+        target_addr,
+        lladdr: Some(EthernetAddress(ROUTER.0).into()),
+    });
+    let header = Ipv6Repr {
+        src_addr: target_addr,
+        dst_addr: ipv6.src_addr(),
+        next_header: IpProtocol::Icmpv6,
+        payload_len: reply.buffer_len(),
+        hop_limit: 255,
+    };
+    let mut bytes = frame(asker, EthernetProtocol::Ipv6, header.buffer_len() + reply.buffer_len());
+    let (head, body) = bytes[ETHERNET..].split_at_mut(header.buffer_len());
+    header.emit(&mut Ipv6Packet::new_unchecked(head));
+    reply.emit(&header.src_addr, &header.dst_addr, &mut Icmpv6Packet::new_unchecked(body), &checksums);
+    Some(bytes)
+}
