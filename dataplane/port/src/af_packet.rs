@@ -74,8 +74,8 @@ pub struct AfPacket {
     statistics: PortStatistics,
     /// What the kernel says it dropped; it forgets when asked.
     lost_ring: Cell<u64>,
-    /// The device went down or away since the last look.
-    alarm: bool,
+    /// The device went down and has not been seen up since.
+    down: bool,
 }
 
 impl std::fmt::Debug for AfPacket {
@@ -135,7 +135,7 @@ impl AfPacket {
             messages: Messages::new(BATCH),
             statistics: PortStatistics::default(),
             lost_ring: Cell::new(0),
-            alarm: false,
+            down: false,
         })
     }
 
@@ -266,18 +266,15 @@ impl AfPacket {
         }
     }
 
-    /// Whether the device that was opened still exists, asked after the socket reported that it went down.
-    fn still_there(&self) -> Result<(), PortError> {
-        match rustix::net::netdevice::index_to_name(&self.socket, self.interface) {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                let text = format!("device {:?} is gone", self.device);
-                Err(PortError {
-                    operation: "receiving",
-                    source: io::Error::new(io::ErrorKind::NotFound, text),
-                })
-            }
-        }
+    /// Whether the device is up, asked until it is: going down leaves a mark on the socket, but not what comes after.
+    /// Fails where the device is gone.
+    fn is_up(&self) -> Result<bool, PortError> {
+        let name =
+            rustix::net::netdevice::index_to_name(&self.socket, self.interface).map_err(io::Error::from);
+        name.and_then(|name| syscall::interface_is_up(self.socket.as_fd(), &name)).map_err(|source| {
+            let text = format!("device {:?} is gone ({source})", self.device);
+            PortError { operation: "receiving", source: io::Error::new(source.kind(), text) }
+        })
     }
 }
 
@@ -380,8 +377,8 @@ impl Port for AfPacket {
         if lane == Lane::Known {
             return Ok(0);
         }
-        if std::mem::take(&mut self.alarm) {
-            self.still_there()?;
+        if self.down {
+            self.down = !self.is_up()?;
         }
         let mut count = 0;
         while into.space() > 0 {
@@ -445,7 +442,7 @@ impl Port for AfPacket {
     fn park(&mut self) -> Option<BorrowedFd<'_>> {
         // A device that goes down leaves an error on the socket, which would end every wait at once until it is read.
         if !matches!(sockopt::socket_error(&self.socket), Ok(Ok(()))) {
-            self.alarm = true;
+            self.down = true;
         }
         Some(self.socket.as_fd())
     }

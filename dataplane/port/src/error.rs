@@ -33,6 +33,8 @@ pub enum Problem {
     Busy,
     /// The kernel offers no TAP devices here.
     NoTun,
+    /// The mode of `/dev/net/tun` keeps this user out.
+    TunNotReadable,
     /// There is no driver of that name.
     NoDriver(String),
     /// The operating system refused for another reason.
@@ -67,6 +69,12 @@ impl fmt::Display for OpenError {
             }
             Problem::NoTun => {
                 write!(f, "/dev/net/tun is missing: `modprobe tun`, or pass the device into the container")
+            }
+            Problem::TunNotReadable => {
+                write!(
+                    f,
+                    "/dev/net/tun may not be opened by this user: run as root, or `chmod 0666` it, which is its usual mode"
+                )
             }
             Problem::NoDriver(name) => {
                 write!(f, "no driver {name:?}; there are {}", crate::DRIVERS.join(", "))

@@ -108,6 +108,14 @@ pub(crate) fn interface(socket: BorrowedFd<'_>, name: &str) -> io::Result<Interf
     })
 }
 
+/// Whether an interface is administratively up.
+pub(crate) fn interface_is_up(socket: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
+    let mut request = InterfaceRequest::new(name)?;
+    request.call(socket, libc::SIOCGIFFLAGS as _)?;
+    let [low, high, ..] = request.data;
+    Ok(i32::from(u16::from_ne_bytes([low, high])) & libc::IFF_UP != 0)
+}
+
 /// Attaches an open `/dev/net/tun` to the TAP device `name`, creating it if need be, with `flags` beside `IFF_TAP`.
 /// Returns the name that the kernel gave.
 pub(crate) fn attach_tap(tun: BorrowedFd<'_>, name: &str, flags: i32) -> io::Result<String> {

@@ -59,6 +59,7 @@ impl Tap {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::open("/dev/net/tun", flags, Mode::empty()).map_err(|errno| match errno {
             Errno::NOENT | Errno::NODEV | Errno::NXIO => Problem::NoTun.of(name),
+            Errno::ACCESS => Problem::TunNotReadable.of(name),
             _ => fail("opening /dev/net/tun")(errno.into()),
         })?;
         let actual = syscall::attach_tap(file.as_fd(), name, libc::IFF_NO_PI | libc::IFF_VNET_HDR).map_err(
