@@ -2,18 +2,27 @@
 //! and the proof that lets a flow be remembered. What is kept is of fixed size: counters, a sketch of reply rates and a
 //! filter of spent cookies.
 
-mod cookie;
+mod cap;
+pub mod cookie;
 mod hello;
 mod listeners;
-mod sip;
+pub(crate) mod sip;
+mod spent;
+mod synack;
 
 pub use hello::plausible as plausible_hello;
 pub use listeners::Listeners;
 
+use cap::ReplyCap;
+use cookie::{Cookies, Verdict};
+use spent::Spent;
+
 use crate::Reason;
-use crate::shard::Listener;
+use crate::shard::{Accept, Listener};
 use crate::time::Instant;
-use crate::wire::{Agreed, FlowKey, LinkRules, Packet, Seq};
+use crate::wire::{
+    Agreed, BuildRules, Flags, FlowKey, LinkId, LinkRules, Options, Outgoing, Packet, Seq, build_tcp,
+};
 
 /// What becomes of a segment that belongs to no flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +85,11 @@ pub struct ScreenStatistics {
 /// The screen of one shard.
 pub struct Screen {
     config: ScreenConfig,
+    cookies: Cookies,
+    cap: ReplyCap,
+    spent: Spent,
+    /// An instant and the milliseconds of UTC at it.
+    utc: (Instant, u64),
     statistics: ScreenStatistics,
 }
 
@@ -83,19 +97,25 @@ impl Screen {
     /// A screen with the fleet's secret; `seed` keys the tables that are this shard's own. The clock starts at the Unix
     /// epoch until [`Screen::set_utc`] says better.
     pub fn new(config: ScreenConfig, master: Master, seed: [u8; 16]) -> Self {
-        let _ = (master, seed);
-        Screen { config, statistics: ScreenStatistics::default() }
+        Screen {
+            config,
+            cookies: Cookies::new(master),
+            cap: ReplyCap::new(config.replies_per_second, config.reply_buckets_log2, seed),
+            spent: Spent::new(config.spent_log2, seed),
+            utc: (Instant::ZERO, 0),
+            statistics: ScreenStatistics::default(),
+        }
     }
 
     /// Says that `now` is `unix_ms` milliseconds of UTC. To be repeated whenever the host's clock may have moved.
     pub fn set_utc(&mut self, now: Instant, unix_ms: u64) {
-        let _ = (now, unix_ms, self.config);
+        self.utc = (now, unix_ms);
     }
 
     /// Replaces the fleet's secret from the slot that contains `from_unix_ms` on. The former one stays valid for cookies
-    /// of earlier slots, so that all appliances can be told before the time comes.
+    /// of earlier slots, so all appliances can be told before the time comes. At most one change may be ahead.
     pub fn rotate(&mut self, master: Master, from_unix_ms: u64) {
-        let _ = (master, from_unix_ms);
+        self.cookies.rotate(master, from_unix_ms);
     }
 
     /// Judges a TCP segment that belongs to no flow. `bytes` are those of `packet`; the answer is written over them.
@@ -107,24 +127,179 @@ impl Screen {
         bytes: &mut [u8],
         listener: Option<&Listener>,
     ) -> Answer {
-        let _ = (now, link, packet, bytes, listener);
-        Answer::Drop(Reason::NoListener)
+        if packet.flags.has(Flags::RST) {
+            return Answer::Drop(Reason::NoFlow);
+        }
+        let Some(listener) = listener else {
+            return match link.resets {
+                true => self.reset(now, packet, bytes, Reason::NoListener),
+                false => Answer::Drop(Reason::NoListener),
+            };
+        };
+        match (packet.flags.has(Flags::SYN), packet.flags.has(Flags::ACK)) {
+            (true, false) => self.syn_ack(now, link, packet, bytes),
+            (true, true) => self.reset(now, packet, bytes, Reason::NoFlow),
+            (false, _) => self.returned(now, link, packet, bytes, listener.accept),
+        }
     }
 
-    /// Answers a SYN with a cookie, for 4-tuples whose TIME-WAIT flow allows it (RFC 6191).
+    /// Answers a SYN with a cookie. Also for 4-tuples whose TIME-WAIT flow allows it (RFC 6191). What else the SYN may
+    /// carry (data, fast open, ECN, unknown options) is passed over: the answer is the plain one.
     pub fn syn_ack(&mut self, now: Instant, link: &LinkRules, packet: &Packet, bytes: &mut [u8]) -> Answer {
-        let _ = (now, link, packet, bytes);
-        Answer::Drop(Reason::NoListener)
+        if !self.cap.take(now, packet.source) {
+            return Answer::Drop(Reason::ReplyCap);
+        }
+        let (utc, flow, offer) = (self.utc(now), packet.key(), packet.found());
+        let (irs, _) = packet.numbers(bytes);
+        let choice = synack::choose(offer, self.table(packet));
+        let options = Options {
+            mss: offer.mss.map(|_| synack::own_mss(packet.source.is_v4(), link.mtu)),
+            window_scale: offer.window_scale.map(|_| synack::WINDOW_SCALE),
+            sack_permitted: offer.sack_permitted,
+            timestamps: offer
+                .timestamps
+                .map(|(value, _)| (synack::stamp(self.cookies.stamp(utc, &flow), offer), value)),
+            ..Options::default()
+        };
+        let iss = self.cookies.make(utc, &flow, irs, choice);
+        let flags = Flags::SYN.with(Flags::ACK);
+        let reply = Reply { seq: iss, ack: irs + 1, flags, window: synack::WINDOW, options };
+        let answer = write(bytes, packet, reply).map_or(Answer::Drop(Reason::NoFrame), Answer::Reply);
+        self.statistics.syn_acks += u64::from(answer != Answer::Drop(Reason::NoFrame));
+        answer
     }
 
     /// Notes that the cookie of an accepted flow, now closed, is spent: copies of its first flight are refused for as
     /// long as they could pass ([`Reason::SpentCookie`]).
     pub fn spent(&mut self, now: Instant, key: &FlowKey, iss: Seq) {
-        let _ = (now, key, iss);
+        self.spent.insert(now, key, iss);
     }
 
     /// Counters.
     pub fn statistics(&self) -> ScreenStatistics {
         self.statistics
     }
+
+    /// A segment with ACK: does it return a cookie, and does it say enough?
+    fn returned(
+        &mut self,
+        now: Instant,
+        link: &LinkRules,
+        packet: &Packet,
+        bytes: &mut [u8],
+        accept: Accept,
+    ) -> Answer {
+        let (seq, ack) = packet.numbers(bytes);
+        let (irs, iss) = (seq - 1, ack - 1);
+        let choice = match self.cookies.check(self.utc(now), &packet.key(), irs, iss) {
+            Verdict::Whole(choice) => choice,
+            _ if self.closing(now, packet, irs, iss) => return Answer::Drop(Reason::NoFlow),
+            Verdict::Tuple => return Answer::Drop(Reason::Overtaken),
+            Verdict::Foreign => return self.reset(now, packet, bytes, Reason::BadCookie),
+        };
+        if self.spent.contains(now, &packet.key(), iss) {
+            return Answer::Drop(Reason::SpentCookie);
+        }
+        let payload = bytes.get(packet.payload()..packet.end()).unwrap_or_default();
+        match (accept, payload.is_empty(), packet.flags.has(Flags::FIN)) {
+            (_, true, true) => return self.close(now, packet, bytes),
+            (Accept::ClientHello, true, false) => return Answer::Drop(Reason::AwaitingData),
+            (Accept::ClientHello, false, _) if !plausible_hello(payload) => {
+                return self.reset(now, packet, bytes, Reason::NotClientHello);
+            }
+            _ => {}
+        }
+        let mss = synack::mss(choice, self.table(packet), packet.source, link.mtu);
+        match synack::agreed(choice, (iss, irs), packet.found().timestamps, mss) {
+            Some(agreed) => {
+                self.statistics.proofs += 1;
+                Answer::Proof(agreed)
+            }
+            None => Answer::Drop(Reason::BadCookie),
+        }
+    }
+
+    /// Whether this is the last ACK of a connection that was closed without state, one number further on both sides.
+    fn closing(&mut self, now: Instant, packet: &Packet, irs: Seq, iss: Seq) -> bool {
+        packet.flags == Flags::ACK
+            && packet.payload_len() == 0
+            && matches!(self.cookies.check(self.utc(now), &packet.key(), irs - 1, iss - 1), Verdict::Whole(_))
+    }
+
+    /// Answers the FIN of a peer that has said nothing with ours: health checks and introducers connect and hang up.
+    fn close(&mut self, now: Instant, packet: &Packet, bytes: &mut [u8]) -> Answer {
+        if !self.cap.take(now, packet.source) {
+            return Answer::Drop(Reason::ReplyCap);
+        }
+        let (seq, ack) = packet.numbers(bytes);
+        // The clock of a flow goes on from the value that came back; this one ends with it.
+        let timestamps = packet.found().timestamps.map(|(value, echo)| (echo, value));
+        let options = Options { timestamps, ..Options::default() };
+        let reply = Reply { seq: ack, ack: seq + 1, flags: Flags::FIN.with(Flags::ACK), window: 0, options };
+        let answer = write(bytes, packet, reply).map_or(Answer::Drop(Reason::NoFrame), Answer::Reply);
+        self.statistics.closes += u64::from(answer != Answer::Drop(Reason::NoFrame));
+        answer
+    }
+
+    /// Answers with a reset (RFC 9293, section 3.5.2).
+    fn reset(&mut self, now: Instant, packet: &Packet, bytes: &mut [u8], reason: Reason) -> Answer {
+        if !self.cap.take(now, packet.source) {
+            return Answer::Drop(Reason::ReplyCap);
+        }
+        let (seq, ack) = packet.numbers(bytes);
+        let (seq, ack, flags) = if packet.flags.has(Flags::ACK) {
+            (ack, Seq(0), Flags::RST)
+        } else {
+            let controls = u32::from(packet.flags.has(Flags::SYN)) + u32::from(packet.flags.has(Flags::FIN));
+            (Seq(0), seq + controls + packet.payload_len() as u32, Flags::RST.with(Flags::ACK))
+        };
+        let reply = Reply { seq, ack, flags, window: 0, options: Options::default() };
+        match write(bytes, packet, reply) {
+            Some(len) => {
+                self.statistics.resets += 1;
+                Answer::Refuse(len, reason)
+            }
+            None => Answer::Drop(reason),
+        }
+    }
+
+    fn utc(&self, now: Instant) -> u64 {
+        let (then, unix_ms) = self.utc;
+        unix_ms.saturating_add(now.millis().saturating_sub(then.millis()))
+    }
+
+    fn table(&self, packet: &Packet) -> &[u16; 4] {
+        if packet.source.is_v4() { &self.config.mss_v4 } else { &self.config.mss_v6 }
+    }
 }
+
+struct Reply {
+    seq: Seq,
+    ack: Seq,
+    flags: Flags,
+    window: u16,
+    options: Options,
+}
+
+/// Writes a reply over the packet that asked for it. It gets only the room that the packet took, so that never more
+/// bytes go out than came in.
+fn write(bytes: &mut [u8], packet: &Packet, reply: Reply) -> Option<usize> {
+    let segment = Outgoing {
+        key: packet.key(),
+        link: LinkId(0),
+        hop: None,
+        seq: reply.seq,
+        ack: reply.ack,
+        flags: reply.flags,
+        window: reply.window,
+        options: reply.options,
+        payload: [&[], &[]],
+        segment: 0,
+    };
+    let rules = BuildRules { vlan: packet.vlan.filter(|_| packet.tagged()), ..BuildRules::default() };
+    let room = bytes.get_mut(..packet.end())?;
+    build_tcp(room, &segment, packet.destination_mac, packet.source_mac, &rules).map(|built| built.len)
+}
+
+#[cfg(test)]
+mod tests;

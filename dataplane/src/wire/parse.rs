@@ -145,6 +145,11 @@ impl Packet {
         (Seq(word(header, 4)), Seq(word(header, 8)))
     }
 
+    /// Whether the VLAN tag stands in the frame's bytes.
+    pub(crate) fn tagged(&self) -> bool {
+        self.network() != ETHERNET
+    }
+
     /// Bytes of TCP payload.
     pub(crate) fn payload_len(&self) -> usize {
         self.end() - self.payload()
