@@ -17,7 +17,12 @@ use crate::network::clock_millis;
 pub trait App<N> {
     /// Does what it can do now with the host's sockets; says when it wants to be called though nothing happens. It is
     /// called after every frame that arrives.
-    fn drive(&mut self, now: Instant, sockets: &mut SocketSet<'static>, notes: &mut Vec<N>) -> Option<Instant>;
+    fn drive(
+        &mut self,
+        now: Instant,
+        sockets: &mut SocketSet<'static>,
+        notes: &mut Vec<N>,
+    ) -> Option<Instant>;
 
     /// Whether the host may be taken away.
     fn done(&self) -> bool;

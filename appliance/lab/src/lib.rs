@@ -9,12 +9,17 @@
 //! - [`random`]: where all chance comes from; [`crypto`]: TLS whose randomness has a seed.
 
 pub mod crypto;
+pub mod floods;
+pub mod forwarder;
 pub mod host;
 pub mod network;
 pub mod random;
 mod router;
+pub mod site;
+pub mod streams;
 pub mod subject;
 pub mod summary;
+pub mod tcp_world;
 
 pub use subject::{Factory, Sample, Site, Subject};
 pub use summary::{Options, Summary};

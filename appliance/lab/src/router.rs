@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use hedgerow_dataplane::wire::Mac;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv6Packet,
-    Icmpv6Repr, IpProtocol, Ipv4Packet, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
+    Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Packet, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr,
+    TcpPacket, TcpRepr,
 };
 
 /// The router's Ethernet address.
@@ -110,4 +111,20 @@ fn solicitation(asker: EthernetAddress, packet: &[u8]) -> Option<Vec<u8>> {
     header.emit(&mut Ipv6Packet::new_unchecked(head));
     reply.emit(&header.src_addr, &header.dst_addr, &mut Icmpv6Packet::new_unchecked(body), &checksums);
     Some(bytes)
+}
+
+/// The TCP header of a frame, and the address that it goes to.
+pub(crate) fn tcp(frame: &[u8]) -> Option<(IpAddr, TcpRepr<'_>)> {
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    let ignored = ChecksumCapabilities::ignored();
+    match ethernet.ethertype() {
+        EthernetProtocol::Ipv4 => {
+            let ip = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
+            let segment = TcpPacket::new_checked(ip.payload()).ok()?;
+            let repr =
+                TcpRepr::parse(&segment, &ip.src_addr().into(), &ip.dst_addr().into(), &ignored).ok()?;
+            Some((ip.dst_addr().into(), TcpRepr { payload: &[], ..repr }))
+        }
+        _ => None,
+    }
 }
