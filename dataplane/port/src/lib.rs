@@ -4,11 +4,16 @@
 //! - [`tap`]: the far end of a TAP device.
 //! - [`memory`]: two ends in one process, for benches, simulations and the lab.
 //!
-//! Wrappers that are ports themselves go around any of them.
+//! Two go around any other port, and around each other:
+//!
+//! - [`pcap`]: records what passes.
+//! - [`faulty`]: loses, duplicates, reorders, delays and corrupts it.
 
 pub mod af_packet;
 mod error;
+pub mod faulty;
 pub mod memory;
+pub mod pcap;
 mod pool;
 mod ring;
 mod syscall;
@@ -19,7 +24,9 @@ use hedgerow_dataplane::frame::Port;
 
 pub use af_packet::{AfPacket, AfPacketConfig};
 pub use error::{OpenError, Problem};
+pub use faulty::{FaultCounts, Faults, Faulty};
 pub use memory::{Memory, MemoryConfig};
+pub use pcap::{Pcap, PcapCounts, PcapLimits};
 pub use tap::{Tap, TapConfig};
 
 /// The drivers that [`open`] knows.

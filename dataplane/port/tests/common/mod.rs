@@ -1,7 +1,5 @@
 //! A private network namespace for each test, and hand-made frames for it.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use std::collections::VecDeque;
 use std::io::Write;
 use std::process::Command;
@@ -15,7 +13,7 @@ const INSIDE: &str = "HEDGEROW_TEST_NAMESPACE";
 
 /// Runs `body` in a network namespace of its own: starts this test binary again for the one test `name`, as root or in
 /// a user namespace. Where neither is permitted, says so and skips.
-pub fn namespace(name: &str, body: impl FnOnce()) {
+pub(crate) fn namespace(name: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
     }
@@ -42,7 +40,7 @@ pub fn namespace(name: &str, body: impl FnOnce()) {
 }
 
 /// As [`namespace`], and skips where this user may not open `/dev/net/tun`.
-pub fn tap_namespace(name: &str, body: impl FnOnce()) {
+pub(crate) fn tap_namespace(name: &str, body: impl FnOnce()) {
     match std::fs::File::options().read(true).write(true).open("/dev/net/tun") {
         Ok(_) => namespace(name, body),
         Err(error) => skip(name, &format!("/dev/net/tun: {error}")),
@@ -50,20 +48,20 @@ pub fn tap_namespace(name: &str, body: impl FnOnce()) {
 }
 
 /// Says past the test harness that a test did not run.
-pub fn skip(name: &str, reason: &str) {
+pub(crate) fn skip(name: &str, reason: &str) {
     let _ = writeln!(std::io::stderr(), "skipped {name}: {reason}");
 }
 
 /// Runs `ip` with the words of `line`.
 #[track_caller]
-pub fn ip(line: &str) {
+pub(crate) fn ip(line: &str) {
     let output =
         Command::new("ip").args(line.split_whitespace()).output().expect("ip (package iproute2) is there");
     assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The kernel's end has 10.9.0.1 on `device` and believes 10.9.0.2 to be at `port`.
-pub fn addresses(device: &str, port: Mac) {
+pub(crate) fn addresses(device: &str, port: Mac) {
     ip("link set lo up");
     ip(&format!("addr add 10.9.0.1/24 dev {device}"));
     ip(&format!("link set {device} up"));
@@ -72,7 +70,7 @@ pub fn addresses(device: &str, port: Mac) {
 }
 
 /// Waits until the kernel has noticed that the link is there: until then it drops what is sent.
-pub fn until_up(device: &str) {
+pub(crate) fn until_up(device: &str) {
     for _ in 0..1_000 {
         let output = Command::new("ip")
             .args(["-oneline", "link", "show", "dev", device])
@@ -89,25 +87,25 @@ pub fn until_up(device: &str) {
 
 /// A frame of the kernel's, copied out of a port.
 #[derive(Debug)]
-pub struct Seen {
-    pub bytes: Vec<u8>,
-    pub meta: Meta,
+pub(crate) struct Seen {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) meta: Meta,
 }
 
 /// A port with what it has received but nobody has looked at.
-pub struct Wire<'a> {
-    pub port: &'a mut dyn Port,
+pub(crate) struct Wire<'a> {
+    pub(crate) port: &'a mut dyn Port,
     waiting: VecDeque<Seen>,
 }
 
 impl<'a> Wire<'a> {
-    pub fn new(port: &'a mut dyn Port) -> Self {
+    pub(crate) fn new(port: &'a mut dyn Port) -> Self {
         Wire { port, waiting: VecDeque::new() }
     }
 
     /// The next frame that is `wanted`; those before it are dropped. Waits on the port's descriptor between polls.
     #[track_caller]
-    pub fn wait_for(&mut self, mut wanted: impl FnMut(&Seen) -> bool) -> Seen {
+    pub(crate) fn wait_for(&mut self, mut wanted: impl FnMut(&Seen) -> bool) -> Seen {
         let mut batch = Batch::new();
         loop {
             while let Some(seen) = self.waiting.pop_front() {
@@ -137,14 +135,14 @@ impl<'a> Wire<'a> {
 
     /// Sends one frame, and makes sure that it went.
     #[track_caller]
-    pub fn send(&mut self, bytes: &[u8], meta: Meta) {
+    pub(crate) fn send(&mut self, bytes: &[u8], meta: Meta) {
         send(self.port, bytes, meta);
     }
 }
 
 /// Sends one frame, and makes sure that it went.
 #[track_caller]
-pub fn send(port: &mut dyn Port, bytes: &[u8], meta: Meta) {
+pub(crate) fn send(port: &mut dyn Port, bytes: &[u8], meta: Meta) {
     let mut frame = port.allocate().expect("a frame");
     assert!(port.resize(&mut frame, bytes.len()));
     port.bytes_mut(&mut frame).copy_from_slice(bytes);
@@ -156,26 +154,26 @@ pub fn send(port: &mut dyn Port, bytes: &[u8], meta: Meta) {
 
 /// A TCP segment over IPv4 and Ethernet, from the port to the kernel's 10.9.0.1.
 #[derive(Clone, Debug)]
-pub struct Tcp {
-    pub to: Mac,
-    pub from: Mac,
-    pub source: u16,
-    pub destination: u16,
-    pub seq: u32,
-    pub ack: u32,
-    pub flags: u8,
-    pub options: Vec<u8>,
+pub(crate) struct Tcp {
+    pub(crate) to: Mac,
+    pub(crate) from: Mac,
+    pub(crate) source: u16,
+    pub(crate) destination: u16,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
+    pub(crate) options: Vec<u8>,
 }
 
-pub const SYN: u8 = 2;
-pub const ACK: u8 = 16;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const ACK: u8 = 16;
 
-pub const OUR_IP: [u8; 4] = [10, 9, 0, 2];
-pub const KERNEL_IP: [u8; 4] = [10, 9, 0, 1];
+pub(crate) const OUR_IP: [u8; 4] = [10, 9, 0, 2];
+pub(crate) const KERNEL_IP: [u8; 4] = [10, 9, 0, 1];
 
 impl Tcp {
     /// The frame, with only the pseudo-header's sum in the TCP checksum.
-    pub fn partial(&self, payload: &[u8]) -> (Vec<u8>, Checksum) {
+    pub(crate) fn partial(&self, payload: &[u8]) -> (Vec<u8>, Checksum) {
         let tcp_len = 20 + self.options.len() + payload.len();
         let mut bytes = Vec::new();
         bytes.extend(self.to.0);
@@ -192,7 +190,7 @@ impl Tcp {
         bytes.extend(self.destination.to_be_bytes());
         bytes.extend(self.seq.to_be_bytes());
         bytes.extend(self.ack.to_be_bytes());
-        bytes.extend([((20 + self.options.len()) / 4 << 4) as u8, self.flags, 0xff, 0xff]);
+        bytes.extend([(((20 + self.options.len()) / 4) << 4) as u8, self.flags, 0xff, 0xff]);
         bytes.extend(pseudo(OUR_IP, KERNEL_IP, tcp_len).to_be_bytes());
         bytes.extend([0, 0]);
         bytes.extend(&self.options);
@@ -201,7 +199,7 @@ impl Tcp {
     }
 
     /// The frame with a complete checksum.
-    pub fn complete(&self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn complete(&self, payload: &[u8]) -> Vec<u8> {
         let (mut bytes, _) = self.partial(payload);
         let checksum = !sum(0, &bytes[34..]);
         bytes[50..52].copy_from_slice(&checksum.to_be_bytes());
@@ -210,12 +208,12 @@ impl Tcp {
 }
 
 /// The sum of the pseudo-header (RFC 9293, section 3.1).
-pub fn pseudo(source: [u8; 4], destination: [u8; 4], len: usize) -> u16 {
+pub(crate) fn pseudo(source: [u8; 4], destination: [u8; 4], len: usize) -> u16 {
     sum(6 + len as u32, &[source, destination].concat())
 }
 
 /// The ones' complement sum (RFC 1071), not complemented.
-pub fn sum(start: u32, bytes: &[u8]) -> u16 {
+pub(crate) fn sum(start: u32, bytes: &[u8]) -> u16 {
     let mut sum = start;
     for pair in bytes.chunks(2) {
         sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
@@ -225,16 +223,16 @@ pub fn sum(start: u32, bytes: &[u8]) -> u16 {
 }
 
 /// The kernel's TCP segments: offset of the TCP header, if the frame is one from `port`.
-pub fn tcp_from(seen: &Seen, port: u16) -> bool {
+pub(crate) fn tcp_from(seen: &Seen, port: u16) -> bool {
     let bytes = &seen.bytes;
     bytes.len() >= 54 && bytes[12..14] == [8, 0] && bytes[23] == 6 && bytes[34..36] == port.to_be_bytes()
 }
 
-pub fn payload(bytes: &[u8]) -> &[u8] {
+pub(crate) fn payload(bytes: &[u8]) -> &[u8] {
     let end = 14 + usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
     &bytes[34 + usize::from(bytes[46] >> 4) * 4..end]
 }
 
-pub fn seq(bytes: &[u8]) -> u32 {
+pub(crate) fn seq(bytes: &[u8]) -> u32 {
     u32::from_be_bytes(bytes[38..42].try_into().expect("four bytes"))
 }
