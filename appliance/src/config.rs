@@ -216,10 +216,16 @@ pub struct Identity {
 pub struct Limits {
     /// TCP connections, both legs counted.
     pub flows: usize,
-    /// Connections per source address.
+    /// Connections from one IPv4 address.
     pub per_source: u32,
-    /// Connections per source prefix: an IPv4 /24 or an IPv6 /48.
-    pub per_prefix: u32,
+    /// Connections from one IPv4 /24.
+    pub per_24: u32,
+    /// Percentage of all connections that may come from one IPv4 /16 or IPv6 /32.
+    pub per_16_percent: u32,
+    /// Connections from one IPv6 /64.
+    pub v6_64: u32,
+    /// Connections from one IPv6 /48.
+    pub v6_48: u32,
     /// Connections whose TLS handshake is not finished.
     pub handshakes_in_flight: u32,
     /// How long a handshake may take while there is room; shrinks as the table fills.
@@ -237,9 +243,12 @@ impl Default for Limits {
         Limits {
             flows: 16_384,
             per_source: 16,
-            per_prefix: 64,
-            handshakes_in_flight: 1_024,
-            handshake_timeout: Duration::from_secs(10),
+            per_24: 32,
+            per_16_percent: 12,
+            v6_64: 4,
+            v6_48: 16,
+            handshakes_in_flight: 256,
+            handshake_timeout: Duration::from_secs(15),
             buffer_memory: 256 << 20,
             work_queue: 1_024,
             events: 1_024,

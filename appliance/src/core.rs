@@ -35,8 +35,8 @@ const UTC_EVERY_MS: u64 = 250;
 
 /// Makes a session for each connection to a listener.
 pub trait Sessions {
-    /// A session for a connection that has just been accepted.
-    fn open(&mut self, now: hedgerow_policy::Instant, arrival: &Arrival) -> Box<dyn Session>;
+    /// A session for a connection that has just been accepted; `None` ends the connection.
+    fn open(&mut self, now: hedgerow_policy::Instant, arrival: &Arrival) -> Option<Box<dyn Session>>;
 }
 
 /// A connection that has just been accepted.
@@ -392,14 +392,16 @@ impl<P: Port> Core<P> {
             return self.abort_flow(flow);
         };
         let arrival = Arrival { listener, peer: key.remote(), local: key.local() };
-        let session = Guarded::new(self.sessions.open(to_policy(now), &arrival));
+        let Some(session) = self.sessions.open(to_policy(now), &arrival) else {
+            return self.abort_flow(flow);
+        };
         let (ticket, number) = self.seats.open();
         let mut legs = [LegState::default(), LegState::default()];
         legs[Leg::Public as usize].flow = Some((flow, key, link));
         self.seats.put(Box::new(Seat {
             ticket,
             number,
-            session,
+            session: Guarded::new(session),
             listener: index,
             pool,
             peer: key.remote(),

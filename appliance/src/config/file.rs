@@ -145,7 +145,10 @@ pub(super) struct Identity {
 pub(super) struct Limits {
     pub(super) flows: Option<Spanned<i64>>,
     pub(super) per_source: Option<Spanned<i64>>,
-    pub(super) per_prefix: Option<Spanned<i64>>,
+    pub(super) per_24: Option<Spanned<i64>>,
+    pub(super) per_16_percent: Option<Spanned<i64>>,
+    pub(super) v6_64: Option<Spanned<i64>>,
+    pub(super) v6_48: Option<Spanned<i64>>,
     pub(super) handshakes_in_flight: Option<Spanned<i64>>,
     pub(super) handshake_timeout: Option<Spanned<Period>>,
     pub(super) buffer_memory: Option<Spanned<Size>>,

@@ -331,6 +331,13 @@ impl Lowering<'_> {
                 "expected at least one, such as \"a=10.0.1.11:8444\"",
             ));
         }
+        if nodes.len() > crate::pool::NODES {
+            self.error(Diagnostic::error(
+                file.nodes.span(),
+                format!("`pool.{name}` has {} nodes", nodes.len()),
+                format!("expected {} at most", crate::pool::NODES),
+            ));
+        }
         let dials = self.number("dials_per_second", file.dials_per_second.as_ref(), 1..=1_000, 10);
         let slots = self.number("slots", file.slots.as_ref(), 1..=1_000_000, 1_024);
         let seconds = Duration::from_secs;
@@ -546,39 +553,48 @@ impl Lowering<'_> {
 
     fn limits(&mut self, file: file::Limits) -> Limits {
         let standard = Limits::default();
-        let mut number = |field, value: Option<&Spanned<i64>>, range, default: usize| {
-            let default = i64::try_from(default).unwrap_or(i64::MAX);
-            usize::try_from(self.number(field, value, range, default)).unwrap_or(1)
-        };
-        let narrow = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        let flows = number("flows", file.flows.as_ref(), 16..=1_000_000, standard.flows);
-        let per_source =
-            number("per_source", file.per_source.as_ref(), 1..=1_000_000, standard.per_source as usize);
-        let per_prefix =
-            number("per_prefix", file.per_prefix.as_ref(), 1..=1_000_000, standard.per_prefix as usize);
-        let in_flight = standard.handshakes_in_flight as usize;
-        let in_flight =
-            number("handshakes_in_flight", file.handshakes_in_flight.as_ref(), 1..=1_000_000, in_flight);
-        let work_queue = number("work_queue", file.work_queue.as_ref(), 1..=65_536, standard.work_queue);
-        let events = number("events", file.events.as_ref(), 0..=65_536, standard.events);
         let seconds = Duration::from_secs;
-        let timeout = standard.handshake_timeout;
-        let handshake_timeout = self.period(
-            "handshake_timeout",
-            file.handshake_timeout.as_ref(),
-            seconds(1)..=seconds(60),
-            timeout,
-        );
         Limits {
-            flows,
-            per_source: narrow(per_source),
-            per_prefix: narrow(per_prefix),
-            handshakes_in_flight: narrow(in_flight),
-            handshake_timeout,
+            flows: self.count("flows", file.flows.as_ref(), 16..=1_000_000, standard.flows),
+            per_source: self.quota("per_source", file.per_source.as_ref(), standard.per_source),
+            per_24: self.quota("per_24", file.per_24.as_ref(), standard.per_24),
+            per_16_percent: self.percent(file.per_16_percent.as_ref(), standard.per_16_percent),
+            v6_64: self.quota("v6_64", file.v6_64.as_ref(), standard.v6_64),
+            v6_48: self.quota("v6_48", file.v6_48.as_ref(), standard.v6_48),
+            handshakes_in_flight: self.quota(
+                "handshakes_in_flight",
+                file.handshakes_in_flight.as_ref(),
+                standard.handshakes_in_flight,
+            ),
+            handshake_timeout: self.period(
+                "handshake_timeout",
+                file.handshake_timeout.as_ref(),
+                seconds(1)..=seconds(60),
+                standard.handshake_timeout,
+            ),
             buffer_memory: self.buffer_memory(&file, standard.buffer_memory),
-            work_queue,
-            events,
+            work_queue: self.count("work_queue", file.work_queue.as_ref(), 1..=65_536, standard.work_queue),
+            events: self.count("events", file.events.as_ref(), 0..=65_536, standard.events),
         }
+    }
+
+    fn count(
+        &mut self,
+        field: &str,
+        value: Option<&Spanned<i64>>,
+        range: RangeInclusive<i64>,
+        default: usize,
+    ) -> usize {
+        let number = self.number(field, value, range, i64::try_from(default).unwrap_or(i64::MAX));
+        usize::try_from(number).unwrap_or(default)
+    }
+
+    fn quota(&mut self, field: &str, value: Option<&Spanned<i64>>, default: u32) -> u32 {
+        u32::try_from(self.number(field, value, 1..=1_000_000, i64::from(default))).unwrap_or(default)
+    }
+
+    fn percent(&mut self, value: Option<&Spanned<i64>>, default: u32) -> u32 {
+        u32::try_from(self.number("per_16_percent", value, 1..=100, i64::from(default))).unwrap_or(default)
     }
 
     fn buffer_memory(&mut self, file: &file::Limits, default: u64) -> u64 {

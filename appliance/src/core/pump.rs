@@ -17,8 +17,8 @@ const LEGS: [Leg; 2] = [Leg::Public, Leg::Private];
 const ROUNDS: usize = 16;
 /// Requests that are carried out in one turn.
 const REQUESTS: usize = 16;
-/// How long a session whose verdict is there may take to send its last bytes.
-const LINGER: Duration = Duration::from_secs(10);
+/// How long a session whose verdict is there may take to send its last bytes and to hear the other sides' FIN.
+const LINGER: Duration = Duration::from_secs(12);
 /// A session of this length makes its identity known to the pool.
 const KNOWN_AFTER: Duration = Duration::from_secs(30);
 
@@ -132,9 +132,6 @@ impl<P: Port> Core<P> {
                 moved |= self.read(now, seat, leg);
             }
             moved |= self.requests(now, seat);
-            if seat.session.verdict().is_some() {
-                self.close_rest(now, seat);
-            }
             for leg in LEGS {
                 moved |= self.write(now, seat, leg);
             }
@@ -246,17 +243,6 @@ impl<P: Port> Core<P> {
         }
     }
 
-    /// A session with a verdict needs no leg any more, though it may not have said so.
-    fn close_rest(&mut self, now: Instant, seat: &mut Seat) {
-        let Some(reason) = seat.session.verdict() else { return };
-        seat.linger.get_or_insert(now + LINGER);
-        for leg in LEGS {
-            if seat.leg(leg).closing.is_none() {
-                self.close(seat, leg, Close::Finish(reason));
-            }
-        }
-    }
-
     /// Whether a session is over, and why.
     fn is_over(&mut self, now: Instant, seat: &mut Seat) -> Option<verdict::Reason> {
         if seat.session.broken() {
@@ -267,12 +253,16 @@ impl<P: Port> Core<P> {
             return Some(verdict::Reason::Aborted);
         }
         let verdict = seat.session.verdict();
-        let gone = seat.legs.iter().all(|leg| leg.flow.is_none());
-        let drained = seat.legs.iter().all(|leg| leg.flow.is_none() || leg.shut);
+        if verdict.is_some() {
+            seat.linger.get_or_insert(now + LINGER);
+        }
+        let gone = |leg: &LegState| leg.flow.is_none();
+        // A leg is read until the other side's FIN: a reset for what comes late would destroy our last words.
+        let drained = seat.legs.iter().all(|leg| gone(leg) || leg.shut && leg.told_fin);
         let late = seat.linger.is_some_and(|at| at <= now);
         match verdict {
             Some(reason) if drained || late => Some(reason),
-            None if gone => Some(verdict::Reason::Aborted),
+            None if seat.legs.iter().all(gone) => Some(verdict::Reason::Aborted),
             _ => None,
         }
     }

@@ -1,0 +1,269 @@
+//! From a configuration and opened ports to what a [`Core`](crate::core::Core) is told.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hedgerow_dataplane::admit;
+use hedgerow_dataplane::frame::Abilities;
+use hedgerow_dataplane::link::{self, LinkConfig};
+use hedgerow_dataplane::screen::{Master, ScreenConfig};
+use hedgerow_dataplane::shard::{self, Accept, ShardIndex, ShardLink, Target};
+use hedgerow_dataplane::tcp::{self, EngineConfig};
+use hedgerow_dataplane::wire::LinkId;
+use hedgerow_policy::chia::{NodeType, NodeTypes};
+use hedgerow_policy::gate;
+use hedgerow_policy::identity::Fleet;
+use hedgerow_policy::tls::ca::Authority;
+use hedgerow_policy::tls::{Acceptor, Connector, Credential, Settings, SetupError};
+use hedgerow_policy::{PeerId, relay};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::config::{Config, Listener, PeerType, Pool, Port, Protocol};
+use crate::core::CoreConfig;
+use crate::identity::Secret;
+use crate::pool::{NodeConfig, PATIENCE, PoolConfig};
+use crate::sessions::Kind;
+
+/// Bytes of unfinished messages that one node may hold.
+const UNFINISHED_PER_NODE: u64 = 64 << 20;
+
+/// Why a configuration that is right in itself cannot be put to work.
+#[derive(Debug)]
+pub enum AssembleError {
+    /// A certificate or key file cannot be used.
+    File(PathBuf, String),
+    /// The policy refused.
+    Setup(SetupError),
+}
+
+impl fmt::Display for AssembleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AssembleError::File(path, problem) => write!(f, "{}: {problem}", path.display()),
+            AssembleError::Setup(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for AssembleError {}
+
+impl From<SetupError> for AssembleError {
+    fn from(error: SetupError) -> Self {
+        AssembleError::Setup(error)
+    }
+}
+
+/// What the core of `config` is told; `abilities` are those of its ports, in order. `seed` is this run's own randomness.
+pub fn core(config: &Config, abilities: &[&Abilities], secret: &Secret, seed: [u8; 32]) -> CoreConfig {
+    let limits = &config.limits;
+    let connect_timeout = config.pools.iter().map(|pool| pool.dial_timeout).max();
+    CoreConfig {
+        shard: shard::Config {
+            links: config
+                .ports
+                .iter()
+                .zip(abilities)
+                .map(|(port, a)| ShardLink::new(link(port, a), a))
+                .collect(),
+            listeners: config.listeners.iter().map(listener).collect(),
+            admit: admit::Limits {
+                flows: u32::try_from(limits.flows).unwrap_or(u32::MAX),
+                per_source: limits.per_source,
+                per_24: limits.per_24,
+                per_16_percent: limits.per_16_percent,
+                v6_64: limits.v6_64,
+                v6_48: limits.v6_48,
+                handshakes_in_flight: limits.handshakes_in_flight,
+                handshake_longest: limits.handshake_timeout,
+                handshake_shortest: limits.handshake_timeout.min(Duration::from_secs(3)),
+            },
+            engine: EngineConfig {
+                flows: limits.flows,
+                time_waits: limits.flows,
+                blocks: usize::try_from(limits.buffer_memory).unwrap_or(usize::MAX) / tcp::BLOCK,
+                connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(5)),
+                ..EngineConfig::default()
+            },
+            screen: ScreenConfig::default(),
+            cookie_secret: Master(secret.derive("cookies")),
+            seed,
+            index: ShardIndex::default(),
+        },
+        listener_pools: config.listeners.iter().map(|listener| listener.pool).collect(),
+        pools: config.pools.iter().map(pool).collect(),
+        own_nodes: config.identity.iter().flat_map(|i| &i.own_nodes).map(|id| PeerId(*id)).collect(),
+        work_queue: limits.work_queue,
+        events: limits.events.max(64),
+    }
+}
+
+fn link(port: &Port, abilities: &Abilities) -> LinkConfig {
+    LinkConfig {
+        mtu: port.mtu.unwrap_or(abilities.mtu),
+        vlan: port.vlan,
+        addresses: port.addresses.iter().map(|a| prefix(a.address, a.length)).collect(),
+        gateways: port.gateways.iter().map(|&hop| hop.into()).collect(),
+        routes: port
+            .routes
+            .iter()
+            .map(|(to, via)| link::Route {
+                prefix: prefix(to.addr(), to.prefix_len()),
+                gateway: Some((*via).into()),
+            })
+            .collect(),
+        ..LinkConfig::default()
+    }
+}
+
+fn prefix(address: IpAddr, length: u8) -> link::Prefix {
+    link::Prefix { address: address.into(), length }
+}
+
+fn listener(listener: &Listener) -> shard::Listener {
+    shard::Listener {
+        link: LinkId(listener.port as u8),
+        address: listener.address.map(Into::into),
+        port: listener.local_port,
+        accept: match listener.protocol {
+            Protocol::Chia => Accept::ClientHello,
+            Protocol::Tcp => Accept::Handshake,
+        },
+    }
+}
+
+fn pool(pool: &Pool) -> PoolConfig {
+    let node = |node: &crate::config::Node| NodeConfig {
+        name: node.name.clone(),
+        target: Target {
+            link: LinkId(node.port as u8),
+            address: node.address.ip().into(),
+            port: node.address.port(),
+        },
+    };
+    PoolConfig {
+        name: pool.name.clone(),
+        nodes: pool.nodes.iter().map(node).collect(),
+        transparent: pool.source.is_transparent(),
+        dials_per_second: pool.dials_per_second,
+        dial_timeout: pool.dial_timeout,
+        slots: pool.slots,
+    }
+}
+
+/// What each listener makes of a connection. One RSA signature for the fleet's intermediate, and a leaf per service
+/// address, are made here.
+pub fn kinds(config: &Config, secret: &Secret, settings: &Settings) -> Result<Vec<Kind>, AssembleError> {
+    let budgets: Vec<_> = config
+        .pools
+        .iter()
+        .map(|pool| gate::Budget::new(UNFINISHED_PER_NODE * pool.nodes.len().max(1) as u64))
+        .collect();
+    let identities = match config.listeners.iter().any(|l| l.protocol == Protocol::Chia) {
+        true => Some(Identities::new(config, secret, settings)?),
+        false => None,
+    };
+    let kind = |listener: &Listener| {
+        let pool = &config.pools[listener.pool];
+        match (listener.protocol, &identities) {
+            (Protocol::Chia, Some(identities)) => {
+                identities.gates(config, listener, pool, &budgets[listener.pool]).map(Kind::Gate)
+            }
+            _ => Ok(Kind::Relay(relay::Config { dial: dial_deadline(pool), ..relay::Config::default() })),
+        }
+    };
+    config.listeners.iter().map(kind).collect()
+}
+
+/// The queue's patience, and as many failed dials as anyone would wait for.
+fn dial_deadline(pool: &Pool) -> Duration {
+    PATIENCE + pool.dial_timeout * pool.nodes.len().clamp(1, 3) as u32
+}
+
+/// What the gates of all listeners have in common.
+struct Identities<'a> {
+    settings: &'a Settings,
+    authority: Authority,
+    fleet: Arc<Fleet>,
+    connector: Connector,
+    imported: Option<Credential>,
+}
+
+impl<'a> Identities<'a> {
+    fn new(config: &Config, secret: &Secret, settings: &'a Settings) -> Result<Self, AssembleError> {
+        let imported = config.identity.as_ref().and_then(|identity| identity.certificate.as_ref());
+        let authority = Authority::chia()?;
+        Ok(Identities {
+            settings,
+            fleet: Fleet::new(secret.bytes(), &authority)?,
+            authority,
+            connector: Connector::new(settings, None)?,
+            imported: imported.map(|(certificate, key)| credential(certificate, key)).transpose()?,
+        })
+    }
+
+    /// A gate's configuration for each service address of a listener.
+    fn gates(
+        &self,
+        config: &Config,
+        listener: &Listener,
+        pool: &Pool,
+        budget: &Arc<gate::Budget>,
+    ) -> Result<BTreeMap<IpAddr, Arc<gate::Config>>, AssembleError> {
+        let port = &config.ports[listener.port];
+        let all = port.addresses.iter().map(|own| own.address);
+        let served = all.filter(|own| listener.address.is_none_or(|wanted| wanted == *own));
+        let gate = |address: IpAddr| {
+            let credential = match &self.imported {
+                Some(imported) => imported.clone(),
+                None => self.fleet.service(&self.authority, address, listener.local_port)?,
+            };
+            let acceptor = Acceptor::new(self.settings, credential)?;
+            let standard =
+                gate::Config::new(&listener.network, acceptor, self.connector.clone(), self.fleet.clone());
+            let deadlines = gate::Deadlines {
+                tls: config.limits.handshake_timeout,
+                dial: dial_deadline(pool),
+                ..standard.deadlines
+            };
+            let gate = gate::Config {
+                types: listener
+                    .types
+                    .iter()
+                    .fold(NodeTypes::NONE, |types, kind| types.with(node_type(*kind))),
+                // A node that sees the peer's own address may also know its port.
+                server_port: if pool.source.is_transparent() { None } else { Some(0) },
+                deadlines,
+                budget: budget.clone(),
+                ..standard
+            };
+            Ok((address, Arc::new(gate)))
+        };
+        served.map(gate).collect()
+    }
+}
+
+fn node_type(kind: PeerType) -> NodeType {
+    match kind {
+        PeerType::FullNode => NodeType::FullNode,
+        PeerType::Wallet => NodeType::Wallet,
+    }
+}
+
+/// An imported certificate and its key.
+fn credential(certificate: &Path, key: &Path) -> Result<Credential, AssembleError> {
+    let file =
+        |path: &Path, error: &dyn fmt::Display| AssembleError::File(path.to_owned(), error.to_string());
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .map_err(|e| file(certificate, &e))?;
+    if chain.is_empty() {
+        return Err(AssembleError::File(certificate.to_owned(), "holds no certificate in PEM form".into()));
+    }
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|e| file(key, &e))?;
+    Ok(Credential { chain, key })
+}

@@ -1,0 +1,161 @@
+//! The policy's sessions, made for each connection to a listener: a gate for `chia`, a relay for `tcp`.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hedgerow_policy::gate::{self, Gate, Tally};
+use hedgerow_policy::relay::{self, Relay};
+use hedgerow_policy::session::Instant;
+use hedgerow_policy::{Done, End, Leg, Reason, Request, Session};
+
+use crate::core::{Arrival, Sessions};
+
+/// What a listener makes of a connection.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// Any bytes, relayed unread.
+    Relay(relay::Config),
+    /// Chia, inspected; each service address shows a certificate of its own.
+    Gate(BTreeMap<IpAddr, Arc<gate::Config>>),
+}
+
+/// Messages and bytes that passed all gates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Whole messages from peers to nodes.
+    pub messages_to_nodes: u64,
+    /// Messages from nodes to peers.
+    pub messages_to_peers: u64,
+    /// Bytes of the former.
+    pub bytes_to_nodes: u64,
+    /// Bytes of the latter.
+    pub bytes_to_peers: u64,
+    /// Messages of types that the table does not know, either way.
+    pub unknown: u64,
+    /// Messages of nodes that contradict the table.
+    pub odd: u64,
+}
+
+/// Makes sessions by listener.
+#[derive(Debug)]
+pub struct Factory {
+    kinds: Vec<Kind>,
+    seed: u64,
+    passed: Rc<Cell<Passed>>,
+}
+
+impl Factory {
+    /// A factory for listeners in the order of the configuration. `seed` decides the masks towards nodes.
+    pub fn new(kinds: Vec<Kind>, seed: u64) -> Self {
+        Factory { kinds, seed, passed: Rc::default() }
+    }
+
+    /// What passes all sessions, readable while the core owns the factory.
+    pub fn passed(&self) -> Rc<Cell<Passed>> {
+        self.passed.clone()
+    }
+
+    /// SplitMix64: distinct seeds for distinct sessions.
+    fn next_seed(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+impl Sessions for Factory {
+    fn open(&mut self, now: Instant, arrival: &Arrival) -> Option<Box<dyn Session>> {
+        let seed = self.next_seed();
+        match self.kinds.get(usize::from(arrival.listener.0))? {
+            Kind::Relay(config) => Some(Box::new(Relay::new(*config, now))),
+            Kind::Gate(configs) => {
+                let config = configs.get(&arrival.local.ip())?.clone();
+                let gate = Gate::new(config, seed, now);
+                Some(Box::new(Counted { gate, told: Tally::default(), passed: self.passed.clone() }))
+            }
+        }
+    }
+}
+
+/// A gate whose tally is added to that of all gates.
+#[derive(Debug)]
+struct Counted {
+    gate: Gate,
+    told: Tally,
+    passed: Rc<Cell<Passed>>,
+}
+
+impl Counted {
+    fn tell(&mut self) {
+        let (now, told) = (self.gate.tally(), self.told);
+        let mut sum = self.passed.get();
+        sum.messages_to_nodes += now.messages_to_node - told.messages_to_node;
+        sum.messages_to_peers += now.messages_to_peer - told.messages_to_peer;
+        sum.bytes_to_nodes += now.bytes_to_node - told.bytes_to_node;
+        sum.bytes_to_peers += now.bytes_to_peer - told.bytes_to_peer;
+        sum.unknown += now.unknown - told.unknown;
+        sum.odd += now.odd - told.odd;
+        self.passed.set(sum);
+        self.told = now;
+    }
+}
+
+impl Session for Counted {
+    fn receive(&mut self, now: Instant, leg: Leg, bytes: &mut [u8]) -> usize {
+        let taken = self.gate.receive(now, leg, bytes);
+        self.tell();
+        taken
+    }
+
+    fn transmit(&mut self, now: Instant, leg: Leg, space: &mut [u8]) -> usize {
+        self.gate.transmit(now, leg, space)
+    }
+
+    fn appetite(&self, leg: Leg) -> usize {
+        self.gate.appetite(leg)
+    }
+
+    fn ended(&mut self, now: Instant, leg: Leg, how: End) {
+        self.gate.ended(now, leg, how);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.gate.deadline()
+    }
+
+    fn advance(&mut self, now: Instant) {
+        self.gate.advance(now);
+    }
+
+    fn request(&mut self) -> Option<Request> {
+        self.gate.request()
+    }
+
+    fn complete(&mut self, now: Instant, done: Done) {
+        self.gate.complete(now, done);
+        self.tell();
+    }
+
+    fn probe(&mut self, now: Instant) {
+        self.gate.probe(now);
+    }
+
+    fn heard(&self) -> Instant {
+        self.gate.heard()
+    }
+
+    fn verdict(&self) -> Option<Reason> {
+        self.gate.verdict()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.tell();
+    }
+}
