@@ -16,7 +16,6 @@ use crate::websocket::{ClientUpgrade, CloseFrame, Piece, Role, ServerUpgrade, cl
 const HANDSHAKE_BYTES_MAX: u32 = 10 * 1024;
 
 /// The steps of a session, in their order.
-#[derive(Debug)]
 pub(super) enum Step {
     /// TLS with the peer.
     Tls,
@@ -38,8 +37,24 @@ pub(super) enum Step {
     Over,
 }
 
+impl Step {
+    /// For reports.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Step::Tls => "tls",
+            Step::Upgrade(_) => "upgrade",
+            Step::Handshake(_) => "handshake",
+            Step::Dial => "dial",
+            Step::NodeTls => "node tls",
+            Step::NodeUpgrade(_) => "node upgrade",
+            Step::NodeHandshake => "node handshake",
+            Step::Open => "open",
+            Step::Over => "over",
+        }
+    }
+}
+
 /// A session above TLS.
-#[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) config: Arc<Config>,
     seed: u64,

@@ -1,5 +1,6 @@
 //! One leg of a session above TLS: frames in and out, and when it was last seen to live.
 
+use core::fmt;
 use core::time::Duration;
 
 use super::config::{Deadlines, Limits as GateLimits};
@@ -20,11 +21,12 @@ pub(super) enum Life {
 }
 
 /// One leg above TLS.
-#[derive(Debug)]
 pub(super) struct Half {
     pub(super) life: Life,
     /// The HTTP part of what is to be sent; goes out before any frame.
     pub(super) head: Vec<u8>,
+    /// Sealed bytes for which the host had no room.
+    spilled: Vec<u8>,
     /// Whether the upgrade is done, so that frames may go out.
     pub(super) upgraded: bool,
     pub(super) reader: Reader,
@@ -44,6 +46,7 @@ impl Half {
         Half {
             life,
             head: Vec::new(),
+            spilled: Vec::new(),
             upgraded: false,
             reader: Reader::new(role, limits),
             writer: Writer::new(role, seed),
@@ -78,6 +81,28 @@ impl Half {
             *sent += count as u64;
         }
         self.watch(now);
+    }
+
+    /// Puts as much of a sealed record into `room` as fits, says how much, and keeps the rest.
+    pub(super) fn overflow(&mut self, record: &[u8], room: &mut [u8]) -> usize {
+        self.spilled.extend_from_slice(record);
+        self.spill(room)
+    }
+
+    /// Writes what is left of a sealed record; says how much.
+    pub(super) fn spill(&mut self, room: &mut [u8]) -> usize {
+        let count = self.spilled.len().min(room.len());
+        room[..count].copy_from_slice(&self.spilled[..count]);
+        self.spilled.drain(..count);
+        if self.spilled.is_empty() {
+            self.spilled = Vec::new();
+        }
+        count
+    }
+
+    /// Whether a part of a sealed record waits.
+    pub(super) fn spills(&self) -> bool {
+        !self.spilled.is_empty()
     }
 
     /// Notes whether bytes wait. Called whenever that may have changed.
@@ -133,5 +158,16 @@ impl Half {
             Life::Closing(since) => Some(since + linger),
             _ => None,
         }
+    }
+}
+
+impl fmt::Debug for Half {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Half")
+            .field("life", &self.life)
+            .field("upgraded", &self.upgraded)
+            .field("ready", &self.ready().len())
+            .field("heard", &self.heard)
+            .finish_non_exhaustive()
     }
 }

@@ -23,10 +23,14 @@ pub use config::{Budget, Config, Deadlines, Limits, Share};
 use crate::chia::NodeType;
 use crate::session::{Close, Done, End, Instant, Leg, PeerId, Request, Session};
 use crate::tls::connector::Showing;
-use crate::tls::{Channel, Failure};
+use crate::tls::record::OVERHEAD;
+use crate::tls::{Channel, Failure, Sealed};
 use crate::verdict::Reason;
 use exchange::{Exchange, Step};
-use half::Life;
+use half::{Half, Life};
+
+/// Smallest TLS record that is made while more waits to be sent.
+const RECORD_MIN: usize = 1024;
 
 /// One peer's session, as the host drives it.
 pub struct Gate {
@@ -37,7 +41,13 @@ pub struct Gate {
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.exchange.fmt(f)
+        f.debug_struct("Gate")
+            .field("step", &self.exchange.step.name())
+            .field("peer", &self.exchange.peer)
+            .field("verdict", &self.exchange.verdict)
+            .field("public", &self.exchange.public)
+            .field("private", &self.exchange.private)
+            .finish_non_exhaustive()
     }
 }
 
@@ -227,6 +237,41 @@ impl Gate {
     }
 }
 
+/// Fills `space` with what a leg has to send; says how much, and whether TLS broke over it.
+fn write(now: Instant, channel: &mut Channel, half: &mut Half, space: &mut [u8]) -> (usize, Option<Failure>) {
+    let mut written = half.spill(space);
+    if half.spills() {
+        return (written, None);
+    }
+    written += channel.transmit(&mut space[written..]);
+    while channel.is_established() && !half.ready().is_empty() && written < space.len() {
+        let room = &mut space[written..];
+        // A record never shrinks to the end of the host's buffer: what does not fit goes out with the next call.
+        let sealed = if room.len() < RECORD_MIN && half.ready().len() + OVERHEAD > room.len() {
+            let mut record = [0; RECORD_MIN];
+            let sealed = channel.seal(half.ready(), &mut record);
+            sealed.map(|sealed| Sealed { written: half.overflow(&record[..sealed.written], room), ..sealed })
+        } else {
+            channel.seal(half.ready(), room)
+        };
+        match sealed {
+            Ok(sealed) => {
+                written += sealed.written;
+                half.sent(now, sealed.taken);
+                if sealed.taken == 0 || half.spills() {
+                    return (written, None);
+                }
+            }
+            Err(failure) => return (written, Some(failure)),
+        }
+    }
+    if matches!(half.life, Life::Closing(_)) && half.ready().is_empty() && channel.is_established() {
+        channel.close();
+        written += channel.transmit(&mut space[written..]);
+    }
+    (written, None)
+}
+
 impl Session for Gate {
     fn receive(&mut self, now: Instant, leg: Leg, bytes: &mut [u8]) -> usize {
         if self.exchange.half(leg).life != Life::Live {
@@ -240,37 +285,19 @@ impl Session for Gate {
     }
 
     fn transmit(&mut self, now: Instant, leg: Leg, space: &mut [u8]) -> usize {
-        let exchange = &mut self.exchange;
         let (channel, half) = match leg {
-            Leg::Public => (&mut self.public, &mut exchange.public),
+            Leg::Public => (&mut self.public, &mut self.exchange.public),
             Leg::Private => match &mut self.private {
-                Some(channel) => (channel, &mut exchange.private),
+                Some(channel) => (channel, &mut self.exchange.private),
                 None => return 0,
             },
         };
         if matches!(half.life, Life::Absent | Life::Gone) {
             return 0;
         }
-        let mut written = channel.transmit(space);
-        while !half.ready().is_empty() {
-            match channel.seal(half.ready(), &mut space[written..]) {
-                Ok(sealed) if sealed.taken > 0 => {
-                    written += sealed.written;
-                    half.sent(now, sealed.taken);
-                }
-                Ok(sealed) => {
-                    written += sealed.written;
-                    break;
-                }
-                Err(failure) => {
-                    self.broken(now, leg, failure);
-                    return written;
-                }
-            }
-        }
-        if matches!(half.life, Life::Closing(_)) && half.ready().is_empty() && channel.is_established() {
-            channel.close();
-            written += channel.transmit(&mut space[written..]);
+        let (written, failure) = write(now, channel, half, space);
+        if let Some(failure) = failure {
+            self.broken(now, leg, failure);
         }
         // The other leg may have waited for the room.
         self.pump(now, leg.other(), &mut []);

@@ -1,0 +1,6 @@
+//! The session as its host sees it: between a peer and a node that speak through rustls.
+
+mod passing;
+mod refusals;
+mod time;
+mod world;

@@ -1,0 +1,163 @@
+//! A deadline for each step, signs of life, and readers that do not read.
+
+use super::world::{Dials, MASK, World, binary, config, greeting, message, upgrade};
+use crate::chia::number;
+use crate::session::{Close, Leg, Session};
+use crate::verdict::Reason;
+use crate::websocket::{CloseFrame, Opcode, encode_frame};
+
+/// The session lives for `seconds` and not one longer.
+#[track_caller]
+fn ends_after(world: World, seconds: u64, reason: Reason) -> World {
+    let mut world = world;
+    world.wait(seconds - 1);
+    assert_eq!(world.verdict(), None, "too early");
+    world.wait(1);
+    assert_eq!(world.verdict(), Some(reason));
+    world
+}
+
+#[test]
+fn each_step_has_its_deadline() {
+    let silent = || World::with(config(), None);
+    ends_after(silent(), 10, Reason::TlsTimeout);
+
+    let world = ends_after(World::secured(), 5, Reason::HttpTimeout);
+    assert!(world.peer.http.starts_with("HTTP/1.1 408 "));
+
+    let world = ends_after(World::upgraded(), 30, Reason::ChiaTimeout);
+    assert_eq!(world.peer.close, Some(CloseFrame::new(1002, "-6")));
+
+    let mut dialling = World::upgraded();
+    dialling.dials = Dials::Hang;
+    dialling.say(&binary(&greeting()));
+    ends_after(dialling, 15, Reason::DialFailed);
+}
+
+#[test]
+fn dripping_does_not_move_a_deadline() {
+    let mut world = World::secured();
+    let request = upgrade();
+    for byte in &request[..4] {
+        world.say(&[*byte]);
+        world.wait(1);
+    }
+    world.wait(1);
+    assert_eq!(world.verdict(), Some(Reason::HttpTimeout));
+}
+
+#[test]
+fn a_node_has_deadlines_too() {
+    let mut world = World::upgraded();
+    world.node_greets = false;
+    world.say(&binary(&greeting()));
+    let world = ends_after(world, 10, Reason::NodeTimeout);
+    assert_eq!(world.node.as_ref().expect("a node").closed, Some(Close::Abort(Reason::NodeTimeout)));
+    assert_eq!(world.peer.close, Some(CloseFrame::new(1013, "")));
+}
+
+#[test]
+fn silent_legs_are_pinged_and_closed_without_an_answer() {
+    let mut world = World::open();
+    world.wait(60);
+    assert_eq!((world.peer.pings, world.node.as_ref().map(|node| node.pings)), (1, Some(1)));
+    let pong = encode_frame(true, Opcode::Pong, None, b"");
+    world.node_says(&pong);
+    world.wait(29);
+    assert_eq!(world.verdict(), None);
+    world.wait(1);
+    assert_eq!(world.verdict(), Some(Reason::PingTimeout));
+}
+
+#[test]
+fn whoever_answers_stays_until_a_full_node_has_been_silent_for_too_long() {
+    let mut world = World::open();
+    let mut waited = 0;
+    while world.verdict().is_none() && waited < 4_000 {
+        world.wait(30);
+        waited += 30;
+        world.say(&encode_frame(true, Opcode::Pong, Some(MASK), b""));
+        world.node_says(&encode_frame(true, Opcode::Pong, None, b""));
+    }
+    assert_eq!((world.verdict(), waited), (Some(Reason::Idle), 2_100));
+}
+
+#[test]
+fn a_node_that_answers_no_ping() {
+    let mut world = World::open();
+    world.wait(60);
+    world.say(&encode_frame(true, Opcode::Pong, Some(MASK), b""));
+    world.wait(30);
+    assert_eq!(world.verdict(), Some(Reason::NodeStalled));
+    assert_eq!(world.peer.close, Some(CloseFrame::new(1001, "")));
+}
+
+#[test]
+fn a_probe_pings_at_once() {
+    let mut world = World::open();
+    let before = world.now;
+    world.wait(7);
+    world.gate.probe(world.now);
+    world.run();
+    assert_eq!(world.peer.pings, 1);
+    assert_eq!(world.gate.heard(), before);
+    world.say(&encode_frame(true, Opcode::Pong, Some(MASK), b""));
+    assert_eq!(world.gate.heard(), world.now);
+}
+
+#[test]
+fn a_peer_that_does_not_read() {
+    let mut world = World::open();
+    world.peer.reads = false;
+    world.node_sends(&message(27, 1_000_000));
+    let world = ends_after(world, 30, Reason::Stalled);
+    assert_eq!(world.node.as_ref().expect("a node").close, Some(CloseFrame::new(1000, "")));
+}
+
+#[test]
+fn a_node_that_does_not_read() {
+    let mut world = World::open();
+    world.node.as_mut().expect("a node").reads = false;
+    for _ in 0..10 {
+        world.say(&binary(&message(27, 100_000)));
+    }
+    assert!(world.gate.buffered() < 512 << 10, "{}", world.gate.buffered());
+    ends_after(world, 30, Reason::NodeStalled);
+}
+
+#[test]
+fn a_message_that_drips() {
+    let frame = binary(&message(27, 1_000_000));
+    let mut world = World::open();
+    for at in 0..40 {
+        world.say(&frame[at * 1_000..(at + 1) * 1_000]);
+        world.wait(1);
+    }
+    world.wait(1);
+    assert_eq!(world.verdict(), Some(Reason::TooSlow));
+    assert_eq!(world.node_messages().len(), 1);
+}
+
+#[test]
+fn a_frame_header_that_never_ends() {
+    let mut world = World::open();
+    world.say(&binary(&message(27, 100))[..1]);
+    ends_after(world, 10, Reason::TooSlow);
+}
+
+#[test]
+fn who_does_not_take_its_farewell_is_cut() {
+    let mut world = World::open();
+    world.peer.reads = false;
+    world.say(&binary(&message(number::HANDSHAKE, 4)));
+    assert_eq!(world.verdict(), Some(Reason::ChiaSecondHandshake));
+    assert!(world.gate.deadline().is_some());
+    let at = world.now + core::time::Duration::from_secs(10);
+    world.gate.advance(at);
+    let request = world.gate.request();
+    let cut = matches!(
+        request,
+        Some(crate::session::Request::Close(Leg::Public, Close::Abort(Reason::ChiaSecondHandshake)))
+    );
+    assert!(cut, "{request:?}");
+}

@@ -1,0 +1,520 @@
+//! A peer and a node that speak through rustls, a session between them, and nothing else: no sockets, no clock.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, ServerConfig, ServerConnection,
+    SignatureScheme,
+};
+
+use crate::chia::{Handshake, Message, NodeType, number};
+use crate::gate::{Config, Gate};
+use crate::identity::Fleet;
+use crate::session::{Close, DialFailure, Done, End, Instant, Leg, PeerId, Request, Session, Standing};
+use crate::tls::ca::Authority;
+use crate::tls::{Acceptor, Clock, Connector, Credential, Settings, mint, provider};
+use crate::verdict::Reason;
+use crate::websocket::{
+    CloseFrame, Limits, Opcode, Piece, Reader, Role, ServerUpgrade, encode_frame, upgrade_request,
+};
+
+pub(super) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(super) const MASK: [u8; 4] = [1, 2, 3, 4];
+
+/// What is expensive to make and the same for all.
+struct Shared {
+    config: Config,
+    peer: Credential,
+    node: Credential,
+}
+
+static SHARED: LazyLock<Shared> = LazyLock::new(|| {
+    let authority = Authority::chia().expect("the authority parses");
+    let settings = Settings::new(Clock::at(Duration::from_secs(1_800_000_000)));
+    let service = mint::peer(&authority, 1).expect("a certificate");
+    let acceptor = Acceptor::new(&settings, service).expect("an acceptor");
+    let connector = Connector::new(&settings, None).expect("a connector");
+    let fleet = Fleet::new(&[7; 32], &authority).expect("a fleet");
+    Shared {
+        config: Config::new("mainnet", acceptor, connector, fleet),
+        peer: mint::peer(&authority, 2).expect("a certificate"),
+        node: mint::peer(&authority, 3).expect("a certificate"),
+    }
+});
+
+pub(super) fn config() -> Config {
+    Config { budget: crate::gate::Budget::new(64 << 20), ..SHARED.config.clone() }
+}
+
+pub(super) fn peer_id() -> PeerId {
+    SHARED.peer.id().expect("a leaf")
+}
+
+/// Takes any certificate: what is under test is the other side's judgement.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for AnyCertificate {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        ServerCertVerifier::verify_tls12_signature(self, message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        ServerCertVerifier::verify_tls13_signature(self, message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ServerCertVerifier::supported_verify_schemes(self)
+    }
+}
+
+fn client(credential: Option<&Credential>) -> rustls::Connection {
+    let provider = Arc::new(provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)));
+    let config = match credential {
+        None => config.with_no_client_auth(),
+        Some(own) => {
+            config.with_client_auth_cert(own.chain.clone(), own.key.clone_key()).expect("a credential")
+        }
+    };
+    let name = ServerName::try_from("chia.net").expect("a name");
+    ClientConnection::new(Arc::new(config), name).expect("a client").into()
+}
+
+fn server() -> rustls::Connection {
+    let provider = Arc::new(provider());
+    let own = &SHARED.node;
+    let config = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(Arc::new(AnyCertificate(provider)))
+        .with_single_cert(own.chain.clone(), own.key.clone_key())
+        .expect("a credential");
+    ServerConnection::new(Arc::new(config)).expect("a server").into()
+}
+
+/// One end outside: TLS, HTTP as text, frames taken apart.
+pub(super) struct Side {
+    pub(super) tls: rustls::Connection,
+    reader: Reader,
+    plain: VecDeque<u8>,
+    upgraded: bool,
+    /// The HTTP head that came.
+    pub(super) http: String,
+    /// Whole messages that came.
+    pub(super) messages: Vec<Vec<u8>>,
+    /// What came of a message that has not ended.
+    pub(super) partial: Vec<u8>,
+    pub(super) pings: usize,
+    pub(super) pongs: usize,
+    pub(super) close: Option<CloseFrame>,
+    /// The connection's end, as the host would see it.
+    pub(super) closed: Option<Close>,
+    /// What TLS complained about.
+    pub(super) error: Option<rustls::Error>,
+    /// Whether TLS ended in order.
+    pub(super) notified: bool,
+    /// Whether it takes what is sent to it.
+    pub(super) reads: bool,
+    /// Bytes to send that are not TLS.
+    raw: Vec<u8>,
+}
+
+impl Side {
+    fn new(tls: rustls::Connection, role: Role) -> Side {
+        let limits = Limits { message_bytes: u64::MAX, controls_per_minute: u32::MAX };
+        Side {
+            tls,
+            reader: Reader::new(role, limits),
+            plain: VecDeque::new(),
+            upgraded: false,
+            http: String::new(),
+            messages: Vec::new(),
+            partial: Vec::new(),
+            pings: 0,
+            pongs: 0,
+            close: None,
+            closed: None,
+            error: None,
+            notified: false,
+            reads: true,
+            raw: Vec::new(),
+        }
+    }
+
+    pub(super) fn write(&mut self, plain: &[u8]) {
+        self.tls.set_buffer_limit(None);
+        self.tls.writer().write_all(plain).expect("room");
+    }
+
+    fn read(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && self.error.is_none() {
+            self.tls.read_tls(&mut bytes).expect("memory");
+            match self.tls.process_new_packets() {
+                Ok(state) => self.notified |= state.peer_has_closed(),
+                Err(error) => self.error = Some(error),
+            }
+            let mut plain = Vec::new();
+            let _ = self.tls.reader().read_to_end(&mut plain);
+            self.plain.extend(plain);
+        }
+        self.parse();
+    }
+
+    fn parse(&mut self) {
+        while !self.upgraded {
+            let Some(byte) = self.plain.pop_front() else { return };
+            self.http.push(char::from(byte));
+            self.upgraded = self.http.ends_with("\r\n\r\n");
+        }
+        let mut bytes: Vec<u8> = self.plain.drain(..).collect();
+        let mut at = 0;
+        while at < bytes.len() {
+            let read = self.reader.read(Instant::ZERO, &mut bytes[at..]);
+            let (taken, piece) = read.expect("the session sends valid frames");
+            at += taken;
+            match piece {
+                None => {}
+                Some(Piece::Data { bytes, left, fin, .. }) => {
+                    self.partial.extend_from_slice(bytes);
+                    if fin && left == 0 {
+                        self.messages.push(core::mem::take(&mut self.partial));
+                    }
+                }
+                Some(Piece::Ping(_)) => self.pings += 1,
+                Some(Piece::Pong) => self.pongs += 1,
+                Some(Piece::Close(frame)) => self.close = Some(frame),
+            }
+        }
+    }
+
+    fn pending(&mut self) -> Vec<u8> {
+        let mut bytes = core::mem::take(&mut self.raw);
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut bytes).expect("memory");
+        }
+        bytes
+    }
+}
+
+/// What the host does when a node is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dials {
+    Succeed,
+    Fail(DialFailure),
+    Hang,
+}
+
+pub(super) struct World {
+    pub(super) gate: Gate,
+    pub(super) now: Instant,
+    pub(super) peer: Side,
+    pub(super) node: Option<Side>,
+    pub(super) dials: Dials,
+    /// Whether the node answers the upgrade and the handshake by itself.
+    pub(super) node_greets: bool,
+    pub(super) dialled: Vec<Option<PeerId>>,
+    pub(super) standings: Vec<Standing>,
+    /// Largest piece in which bytes move between host and session.
+    pub(super) chunk: usize,
+    to_gate: [Vec<u8>; 2],
+}
+
+pub(super) fn greeting() -> Vec<u8> {
+    Handshake::new("mainnet", NodeType::FullNode, 8444).message().encode()
+}
+
+pub(super) fn upgrade() -> Vec<u8> {
+    upgrade_request("203.0.113.7:8444", KEY)
+}
+
+/// A masked, whole binary frame.
+pub(super) fn binary(message: &[u8]) -> Vec<u8> {
+    encode_frame(true, Opcode::Binary, Some(MASK), message)
+}
+
+/// A message of a type, its body of so many zeros.
+pub(super) fn message(kind: u8, body: usize) -> Vec<u8> {
+    Message::new(kind, vec![0; body]).encode()
+}
+
+impl World {
+    pub(super) fn new() -> World {
+        World::with(config(), Some(&SHARED.peer))
+    }
+
+    pub(super) fn with(config: Config, credential: Option<&Credential>) -> World {
+        let now = Duration::from_secs(1_000);
+        World {
+            gate: Gate::new(Arc::new(config), 5, now),
+            now,
+            peer: Side::new(client(credential), Role::Client),
+            node: None,
+            dials: Dials::Succeed,
+            node_greets: true,
+            dialled: Vec::new(),
+            standings: Vec::new(),
+            chunk: usize::MAX,
+            to_gate: [Vec::new(), Vec::new()],
+        }
+    }
+
+    pub(super) fn configured(change: impl FnOnce(&mut Config)) -> World {
+        let mut config = config();
+        change(&mut config);
+        World::with(config, Some(&SHARED.peer))
+    }
+
+    /// A session in which TLS is done.
+    pub(super) fn secured() -> World {
+        let mut world = World::new();
+        world.run();
+        assert!(!world.peer.tls.is_handshaking());
+        world
+    }
+
+    /// A session whose upgrade is done.
+    pub(super) fn upgraded() -> World {
+        let mut world = World::secured();
+        world.say(&upgrade());
+        assert!(world.peer.http.starts_with("HTTP/1.1 101 "), "{}", world.peer.http);
+        world
+    }
+
+    /// A session in which messages pass.
+    pub(super) fn open() -> World {
+        World::new().opened()
+    }
+
+    pub(super) fn opened(mut self) -> World {
+        self.run();
+        self.say(&upgrade());
+        self.say(&binary(&greeting()));
+        assert!(self.gate.is_open(), "{:?}", self.gate);
+        self
+    }
+
+    /// The peer sends plaintext.
+    pub(super) fn say(&mut self, plain: &[u8]) {
+        self.peer.write(plain);
+        self.run();
+    }
+
+    /// The peer sends bytes outside of TLS.
+    pub(super) fn say_raw(&mut self, bytes: &[u8]) {
+        self.peer.raw.extend_from_slice(bytes);
+        self.run();
+    }
+
+    /// The node sends plaintext.
+    pub(super) fn node_says(&mut self, plain: &[u8]) {
+        self.node.as_mut().expect("a node").write(plain);
+        self.run();
+    }
+
+    /// The node sends a message in one frame.
+    pub(super) fn node_sends(&mut self, message: &[u8]) {
+        self.node_says(&encode_frame(true, Opcode::Binary, None, message));
+    }
+
+    pub(super) fn node_messages(&self) -> &[Vec<u8>] {
+        self.node.as_ref().map_or(&[], |node| &node.messages)
+    }
+
+    pub(super) fn wait(&mut self, seconds: u64) {
+        self.wait_until(self.now + Duration::from_secs(seconds));
+    }
+
+    /// Lets time pass, waking the session whenever it asks for it.
+    pub(super) fn wait_until(&mut self, end: Instant) {
+        for _ in 0..1_000_000 {
+            let Some(at) = self.gate.deadline().filter(|&at| at <= end) else { break };
+            self.now = self.now.max(at);
+            self.gate.advance(self.now);
+            self.run();
+        }
+        self.now = self.now.max(end);
+    }
+
+    pub(super) fn verdict(&self) -> Option<Reason> {
+        self.gate.verdict()
+    }
+
+    /// Moves everything that can move.
+    pub(super) fn run(&mut self) {
+        for _ in 0..1_000_000 {
+            let moved = self.serve() | self.deliver(Leg::Public) | self.deliver(Leg::Private);
+            let moved = moved | self.collect(Leg::Public) | self.collect(Leg::Private);
+            if !moved {
+                return;
+            }
+            self.greet();
+        }
+        panic!("the session never comes to rest: {:?}", self.gate);
+    }
+
+    /// Carries out the session's requests.
+    fn serve(&mut self) -> bool {
+        let mut any = false;
+        while let Some(request) = self.gate.request() {
+            any = true;
+            match request {
+                Request::Work(mut work) => {
+                    work.run();
+                    self.gate.complete(self.now, Done::Work(work));
+                }
+                Request::Standing(standing) => self.standings.push(standing),
+                Request::Dial { peer } => {
+                    self.dialled.push(peer);
+                    match self.dials {
+                        Dials::Hang => {}
+                        Dials::Fail(failure) => self.gate.complete(self.now, Done::DialFailed(failure)),
+                        Dials::Succeed => {
+                            self.node = Some(Side::new(server(), Role::Server));
+                            self.gate.complete(self.now, Done::Dialled);
+                        }
+                    }
+                }
+                Request::Close(leg, close) => {
+                    if let Some(end) = self.end(leg) {
+                        end.closed.get_or_insert(close);
+                    }
+                }
+            }
+        }
+        any
+    }
+
+    fn end(&mut self, leg: Leg) -> Option<&mut Side> {
+        match leg {
+            Leg::Public => Some(&mut self.peer),
+            Leg::Private => self.node.as_mut(),
+        }
+    }
+
+    /// Hands in what an end has sent.
+    fn deliver(&mut self, leg: Leg) -> bool {
+        let Some(end) = self.end(leg) else { return false };
+        let bytes = end.pending();
+        let queue = &mut self.to_gate[leg as usize];
+        queue.extend(bytes);
+        let offer = queue.len().min(self.chunk);
+        if offer == 0 {
+            return false;
+        }
+        let mut piece = queue[..offer].to_vec();
+        let taken = self.gate.receive(self.now, leg, &mut piece);
+        queue.drain(..taken);
+        taken > 0
+    }
+
+    /// Takes out what an end shall get.
+    fn collect(&mut self, leg: Leg) -> bool {
+        let mut space = vec![0; self.chunk.min(1 << 16)];
+        let now = self.now;
+        let end = match leg {
+            Leg::Public => &mut self.peer,
+            Leg::Private => match &mut self.node {
+                Some(node) => node,
+                None => return false,
+            },
+        };
+        if !end.reads || matches!(end.closed, Some(Close::Abort(_))) {
+            return false;
+        }
+        let written = self.gate.transmit(now, leg, &mut space);
+        end.read(&space[..written]);
+        written > 0
+    }
+
+    /// Plays the node's part.
+    fn greet(&mut self) {
+        let Some(node) = self.node.as_mut().filter(|_| self.node_greets) else { return };
+        if node.upgraded && !node.http.is_empty() && !node.http.contains("answered") {
+            let response = ServerUpgrade::default().receive(node.http.as_bytes()).expect("a valid request");
+            node.http.push_str("answered");
+            node.write(&response.expect("a whole request").response);
+        }
+        let greeted = node.http.contains("greeted");
+        if !greeted && node.messages.first().is_some_and(|first| first.first() == Some(&number::HANDSHAKE)) {
+            node.http.push_str("greeted");
+            node.write(&encode_frame(true, Opcode::Binary, None, &greeting()));
+        }
+    }
+
+    /// A leg's connection ends.
+    pub(super) fn ends(&mut self, leg: Leg, how: End) {
+        self.run();
+        self.gate.ended(self.now, leg, how);
+        self.run();
+    }
+}
