@@ -175,6 +175,7 @@ impl Forwarder {
             let finished = source.finished();
             self.piece.clear();
             self.piece.extend_from_slice(source.peek());
+            drop(source);
             let Some(mut sink) = self.shard.flow(other) else { return };
             if self.piece.is_empty() {
                 if finished {
@@ -183,6 +184,7 @@ impl Forwarder {
                 return;
             }
             let written = sink.write(&self.piece);
+            drop(sink);
             if written == 0 {
                 return;
             }
