@@ -83,7 +83,6 @@ pub struct Memory {
     pool: HeapPool,
     incoming: Arc<Mutex<Wire>>,
     outgoing: Arc<Mutex<Wire>>,
-    staged: Batch,
     statistics: PortStatistics,
 }
 
@@ -124,7 +123,6 @@ impl Memory {
             },
             incoming,
             outgoing,
-            staged: Batch::new(),
             statistics: PortStatistics::default(),
         }
     }
@@ -148,19 +146,16 @@ impl Memory {
     /// Shows every waiting frame to `sink` and drops it; says how many.
     pub fn take(&mut self, mut sink: impl FnMut(&[u8], Meta)) -> usize {
         let mut taken = 0;
+        // Not in `while let`: the lock must not be held while the sink runs.
         loop {
-            let mut staged = std::mem::take(&mut self.staged);
-            let count = self.pull(&mut staged);
-            for (frame, meta) in staged.drain(count) {
-                sink(self.pool.bytes(&frame), meta);
-                self.pool.release(frame);
-            }
-            self.staged = staged;
-            taken += count;
-            if count == 0 {
-                return taken;
-            }
+            let passing = lock(&self.incoming).queue.pop_front();
+            let Some(Passing { buffer, head, len, meta }) = passing else { break };
+            sink(&buffer[head as usize..][..len as usize], meta);
+            lock(&self.incoming).spare.push(buffer);
+            taken += 1;
         }
+        self.statistics.received += taken as u64;
+        taken
     }
 
     /// Frames on the way to this end.
