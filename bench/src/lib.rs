@@ -7,6 +7,7 @@ pub mod bulk;
 pub mod report;
 pub mod smol;
 pub mod syn_ack;
+pub mod tls_accept;
 pub mod world;
 
 use report::Result;
@@ -34,6 +35,7 @@ pub fn figures(quick: bool) -> Vec<Box<dyn Figure>> {
     vec![
         Box::new(syn_ack::SynAck::new(if quick { 200_000 } else { 1_000_000 })),
         Box::new(bulk::Bulk::new(if quick { 256 << 20 } else { 1 << 30 })),
+        Box::new(tls_accept::TlsAccept::new(if quick { 300 } else { 1_500 })),
     ]
 }
 
