@@ -8,18 +8,25 @@
 //! - [`network`]: clock, paths, hosts and sources of raw frames; [`host`]: a foreign TCP/IP stack with an application.
 //! - [`random`]: where all chance comes from; [`crypto`]: TLS whose randomness has a seed.
 
+pub mod chain;
 pub mod crypto;
 pub mod floods;
 pub mod forwarder;
 pub mod host;
+pub mod line;
 pub mod network;
+pub mod node;
 pub mod random;
 mod router;
+mod run;
 pub mod site;
+mod story;
 pub mod streams;
 pub mod subject;
 pub mod summary;
 pub mod tcp_world;
+pub mod visitor;
 
+pub use run::{Error, run};
 pub use subject::{Factory, Sample, Site, Subject};
 pub use summary::{Options, Summary};

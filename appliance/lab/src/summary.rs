@@ -32,6 +32,8 @@ pub struct Summary {
     pub seconds: u64,
     /// The seed that repeats this run.
     pub seed: u64,
+    /// Good peers that came.
+    pub begun: u64,
     /// Good peers that had their handshake answered by a node and all replies correct.
     pub sessions_ok: u64,
     /// Good peers that did not.
@@ -58,8 +60,22 @@ pub struct Summary {
     pub buffer_bytes_peak: usize,
     /// Hostile frames and connections that were thrown at the device, by kind.
     pub attacks: BTreeMap<&'static str, u64>,
+    /// Rude visitors that were served or kept waiting instead of being turned away, by kind: must be empty.
+    pub served: BTreeMap<&'static str, u64>,
     /// Connections that reached the node without a valid handshake before them: must be zero.
     pub node_unproven: u64,
     /// SHA-256 over all frames with their times: equal for equal seeds.
     pub fingerprint: String,
+}
+
+impl Summary {
+    /// Whether good peers are still on their way.
+    pub(crate) fn open(&self) -> bool {
+        self.sessions_ok + self.sessions_failed < self.begun
+    }
+
+    /// Whether everything went as it should: all good peers served, nobody else.
+    pub fn is_good(&self) -> bool {
+        self.sessions_ok > 0 && self.sessions_failed == 0 && self.node_unproven == 0 && self.served.is_empty()
+    }
 }
