@@ -1,1 +1,17 @@
-//! (being written)
+//! Hedgerow's system tests: real kernels and real nodes on the other end of the wire, in network namespaces.
+//!
+//! `tests/run` starts them; `cargo test` runs what needs no privileges. A suite is a function that gets a [`Report`] and
+//! runs named cases through it.
+//!
+//! - [`rig`]: namespaces, links between them, processes inside them; all of it ends with the test.
+//! - [`appliance`]: the binary under test with its configuration and its status.
+//! - [`pattern`]: bytes whose every position is known, to compare streams exactly.
+//! - [`kernel_peer`]: the Linux kernel's TCP as opponent.
+
+pub mod appliance;
+pub mod check;
+pub mod kernel_peer;
+pub mod pattern;
+pub mod rig;
+
+pub use check::{Context, Outcome, Report};

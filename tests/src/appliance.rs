@@ -1,0 +1,144 @@
+//! The binary under test: started in a namespace with a configuration, asked for its status, stopped with the test.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::check::{Context, Outcome, wait_for};
+use crate::rig::{Namespace, Process};
+
+/// A directory of its own for one test, removed at its end.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A new, empty directory.
+    pub fn new(name: &str) -> Outcome<Self> {
+        let path = std::env::temp_dir().join(format!("hedgerow-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).context(format_args!("creating {}", path.display()))?;
+        Ok(Scratch(path))
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// One port of the configuration.
+#[derive(Clone, Debug)]
+pub struct PortSetup {
+    /// Name in the configuration.
+    pub name: &'static str,
+    /// The device.
+    pub device: String,
+    /// `af-packet` or `tap`.
+    pub driver: &'static str,
+    /// Addresses with prefix lengths.
+    pub addresses: Vec<String>,
+}
+
+impl PortSetup {
+    /// Its section in the configuration.
+    pub fn section(&self) -> String {
+        format!(
+            "[port.{}]\ndevice = {:?}\ndriver = {:?}\naddress = {:?}\n\n",
+            self.name, self.device, self.driver, self.addresses
+        )
+    }
+}
+
+/// A running `hedgerow run`.
+#[derive(Debug)]
+pub struct Appliance {
+    process: Process,
+    binary: PathBuf,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Appliance {
+    /// Starts it inside `namespace` with the given sections after the general ones, and waits until it answers.
+    pub fn start(namespace: &Namespace, scratch: &Scratch, sections: &str) -> Outcome<Self> {
+        let binary = binary()?;
+        let file = |name: &str| scratch.path().join(name);
+        let (config, socket, log) = (file("hedgerow.toml"), file("hedgerow.sock"), file("hedgerow.log"));
+        let mut text = "version = 1\nmode = \"enforce\"\n\n".to_owned();
+        let _ = writeln!(text, "[management]\nsocket = {:?}\nevents = {:?}\n", socket, file("events.json"));
+        text += sections;
+        fs::write(&config, text).context("writing the configuration")?;
+        let output = fs::File::create(&log).context("creating a log")?;
+        let errors = output.try_clone().context("sharing a log")?;
+        let process = namespace
+            .command(&binary)
+            .arg("run")
+            .arg("-c")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .spawn()
+            .context("starting the appliance")?;
+        let mut appliance = Appliance { process: Process(process), binary, socket, log };
+        appliance.wait_until_up()?;
+        Ok(appliance)
+    }
+
+    fn wait_until_up(&mut self) -> Outcome {
+        wait_for("the appliance answers", Duration::from_secs(20), || {
+            if let Some(status) = self.process.0.try_wait().context("looking at the appliance")? {
+                return Err(format!("it ended with {status}:\n{}", self.log()));
+            }
+            Ok(self.status().ok())
+        })
+        .map(drop)
+    }
+
+    /// What `hedgerow status --json` says.
+    pub fn status(&self) -> Outcome<Value> {
+        let output = Command::new(&self.binary)
+            .args(["status", "--json", "--socket"])
+            .arg(&self.socket)
+            .output()
+            .context("asking for the status")?;
+        if !output.status.success() {
+            return Err(format!("status: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        }
+        serde_json::from_slice(&output.stdout).context("reading the status")
+    }
+
+    /// Still running?
+    pub fn alive(&mut self) -> Outcome {
+        match self.process.0.try_wait().context("looking at the appliance")? {
+            None => Ok(()),
+            Some(status) => Err(format!("the appliance ended with {status}:\n{}", self.log())),
+        }
+    }
+
+    /// The last lines of what it printed.
+    pub fn log(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+/// The binary beside this one, or the one that `HEDGEROW_BINARY` names.
+fn binary() -> Outcome<PathBuf> {
+    if let Some(path) = std::env::var_os("HEDGEROW_BINARY") {
+        return Ok(path.into());
+    }
+    let path = std::env::current_exe().context("finding this binary")?.with_file_name("hedgerow");
+    if path.exists() { Ok(path) } else { Err(format!("{} has not been built", path.display())) }
+}

@@ -1,0 +1,55 @@
+//! The Linux kernel as opponent: two kernel sockets in two namespaces whose every byte passes the appliance's own TCP
+//! stack, through a `tcp` listener.
+//!
+//! Rounds differ in the devices (veth, TAP), the address family and the loss that nftables makes; all keep the kernel's
+//! default offloads, so partial checksums and super-frames are the rule. Nothing is timed but the whole.
+
+pub mod cases;
+pub mod wires;
+
+use crate::check::{Outcome, Report};
+use wires::{Devices, Family, Wires};
+
+/// A variation of the same cases.
+struct Round {
+    name: &'static str,
+    devices: Devices,
+    family: Family,
+    /// Frames in a hundred that each end loses on the way out.
+    loss: u32,
+}
+
+const ROUNDS: &[Round] = &[
+    Round { name: "veth", devices: Devices::Veth, family: Family::V4, loss: 0 },
+    Round { name: "veth-ipv6", devices: Devices::Veth, family: Family::V6, loss: 0 },
+    Round { name: "veth-loss", devices: Devices::Veth, family: Family::V4, loss: 2 },
+    Round { name: "tap", devices: Devices::Tap, family: Family::V4, loss: 0 },
+];
+
+/// Runs the suite.
+pub fn run(report: &mut Report) {
+    for round in ROUNDS {
+        let names: Vec<String> =
+            cases::ALL.iter().map(|(name, _)| format!("{}/{name}", round.name)).collect();
+        if !names.iter().any(|name| report.wants(name)) {
+            continue;
+        }
+        if round.devices == Devices::Tap && !wires::tap_is_possible() {
+            report.skip(round.name, "/dev/net/tun cannot be opened here");
+            continue;
+        }
+        match Wires::new(round.devices, round.family, round.loss) {
+            Ok(mut wires) => run_cases(report, &names, &mut wires),
+            Err(failure) => drop(report.case(&format!("{}/set-up", round.name), || Err(failure))),
+        }
+    }
+}
+
+fn run_cases(report: &mut Report, names: &[String], wires: &mut Wires) {
+    for (name, (_, case)) in names.iter().zip(cases::ALL) {
+        report.case(name, || -> Outcome {
+            case(wires).map_err(|failure| wires.explain(failure))?;
+            wires.alive()
+        });
+    }
+}

@@ -1,0 +1,241 @@
+//! The rig of a round: `outer` with clients, `box` with the appliance, `inner` with the server, and connections that
+//! are made through all three.
+
+use std::fs::OpenOptions;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{AddressFamily, SocketType};
+
+use crate::appliance::{Appliance, PortSetup, Scratch};
+use crate::check::{Context, Outcome, wait_for};
+use crate::rig::Namespace;
+
+/// Longest wait for any single step of a connection; generous, since loss makes retransmission timers back off.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What connects the appliance with the kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Devices {
+    /// veth pairs, read with AF_PACKET.
+    Veth,
+    /// TAP devices of the appliance, whose kernel ends move into the peers' namespaces.
+    Tap,
+}
+
+/// The addresses in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// The three namespaces of a round.
+pub struct Wires {
+    /// Where clients are.
+    pub outer: Namespace,
+    /// Where the server is.
+    pub inner: Namespace,
+    /// The appliance's listener.
+    pub through: SocketAddr,
+    /// Frames in a hundred that are lost on each way.
+    pub loss: u32,
+    listener: TcpListener,
+    appliance: Appliance,
+    _box: Namespace,
+    _scratch: Scratch,
+}
+
+const LISTENER_PORT: u16 = 5000;
+const SERVER_PORT: u16 = 5001;
+
+impl Wires {
+    /// Builds everything and starts the appliance.
+    pub fn new(devices: Devices, family: Family, loss: u32) -> Outcome<Self> {
+        let (outer, boxed, inner) =
+            (Namespace::new("outer")?, Namespace::new("box")?, Namespace::new("inner")?);
+        let prefix = if devices == Devices::Tap { "tap-" } else { "veth-" };
+        let ports = [
+            port("public", prefix, "10.1.0.1/24", "fd01::1/64"),
+            port("private", prefix, "10.2.0.1/24", "fd02::1/64"),
+        ];
+        if devices == Devices::Veth {
+            outer.veth("wan", &boxed, &ports[0].device)?;
+            inner.veth("lan", &boxed, &ports[1].device)?;
+        }
+        let scratch = Scratch::new("kernel-peer")?;
+        let server = match family {
+            Family::V4 => "10.2.0.2",
+            Family::V6 => "[fd02::2]",
+        };
+        let appliance = Appliance::start(&boxed, &scratch, &sections(&ports, server))?;
+        if devices == Devices::Tap {
+            for (port, namespace, name) in [(&ports[0], &outer, "wan"), (&ports[1], &inner, "lan")] {
+                boxed.give(&port.device, namespace)?;
+                namespace.shell(&format!("ip link set {} name {name}", port.device))?;
+            }
+        }
+        outer.address("wan", &["10.1.0.2/24", "fd01::2/64"])?;
+        inner.address("lan", &["10.2.0.2/24", "fd02::2/64"])?;
+        if loss > 0 {
+            lose(&outer, "wan", loss)?;
+            lose(&inner, "lan", loss)?;
+        }
+        let through = match family {
+            Family::V4 => SocketAddr::new([10, 1, 0, 1].into(), LISTENER_PORT),
+            Family::V6 => SocketAddr::new([0xfd01, 0, 0, 0, 0, 0, 0, 1].into(), LISTENER_PORT),
+        };
+        let listener = inner.enter(|| TcpListener::bind(("::", SERVER_PORT)).context("listening"))?;
+        listener.set_nonblocking(true).context("preparing the listener")?;
+        Ok(Wires { outer, inner, through, loss, listener, appliance, _box: boxed, _scratch: scratch })
+    }
+
+    /// A client's connection to the appliance.
+    pub fn connect(&self) -> Outcome<TcpStream> {
+        self.connect_with(None)
+    }
+
+    fn connect_with(&self, receive_buffer: Option<usize>) -> Outcome<TcpStream> {
+        let family = if self.through.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket =
+            self.outer.enter(|| rustix::net::socket(family, SocketType::STREAM, None).context("a socket"))?;
+        if let Some(bytes) = receive_buffer {
+            sockopt::set_socket_recv_buffer_size(&socket, bytes).context("setting a buffer size")?;
+        }
+        sockopt::set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE)).context("setting a deadline")?;
+        rustix::net::connect(&socket, &self.through).context("connecting")?;
+        prepare(TcpStream::from(socket))
+    }
+
+    /// The server's side of the next connection.
+    pub fn accept(&self) -> Outcome<TcpStream> {
+        let stream =
+            wait_for("a connection reaches the server", PATIENCE, || match self.listener.accept() {
+                Ok((stream, _)) => Ok(Some(stream)),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+                Err(error) => Err(error.to_string()),
+            })?;
+        stream.set_nonblocking(false).context("preparing a connection")?;
+        prepare(stream)
+    }
+
+    /// Both ends of a new connection.
+    pub fn pair(&self) -> Outcome<(TcpStream, TcpStream)> {
+        Ok((self.connect()?, self.accept()?))
+    }
+
+    /// Both ends of a new connection, each with a receive buffer of about `bytes`.
+    pub fn tight_pair(&self, bytes: usize) -> Outcome<(TcpStream, TcpStream)> {
+        sockopt::set_socket_recv_buffer_size(&self.listener, bytes).context("setting a buffer size")?;
+        Ok((self.connect_with(Some(bytes))?, self.accept()?))
+    }
+
+    /// Whether a connection waits at the server.
+    pub fn quiet(&self) -> bool {
+        matches!(self.listener.accept(), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
+    /// TCP flows that the appliance holds.
+    pub fn flows(&self) -> Outcome<u64> {
+        let status = self.appliance.status()?;
+        status["flows"].as_u64().context(format_args!("flows in {status}"))
+    }
+
+    /// Fails if the appliance has ended.
+    pub fn alive(&mut self) -> Outcome {
+        self.appliance.alive()
+    }
+
+    /// A failure together with what the appliance knows about it.
+    pub fn explain(&self, failure: String) -> String {
+        let status = self.appliance.status().map_or_else(|error| error, |status| status.to_string());
+        format!("{failure}\nstatus: {status}\nlog: {}", self.appliance.log())
+    }
+}
+
+fn prepare(stream: TcpStream) -> Outcome<TcpStream> {
+    stream.set_read_timeout(Some(PATIENCE)).context("setting a deadline")?;
+    stream.set_write_timeout(Some(PATIENCE)).context("setting a deadline")?;
+    stream.set_nodelay(true).context("setting nodelay")?;
+    Ok(stream)
+}
+
+fn port(name: &'static str, prefix: &str, v4: &str, v6: &str) -> PortSetup {
+    PortSetup {
+        name,
+        device: format!("{prefix}{name}"),
+        driver: if prefix == "tap-" { "tap" } else { "af-packet" },
+        addresses: vec![v4.to_owned(), v6.to_owned()],
+    }
+}
+
+fn sections(ports: &[PortSetup], server: &str) -> String {
+    let ports: String = ports.iter().map(PortSetup::section).collect();
+    format!(
+        "{ports}\
+         [[listener]]\nname = \"relay\"\nport = \"public\"\nlocal_port = {LISTENER_PORT}\nprotocol = \"tcp\"\npool = \"kernel\"\n\n\
+         [pool.kernel]\nnodes = [\"kernel={server}:{SERVER_PORT}\"]\nslots = 1000\ndials_per_second = 1000\n\n\
+         [limits]\nper_source = 1000\nper_prefix = 1000\n"
+    )
+}
+
+/// Makes `device` lose some of the frames of each direction, without telling the sender.
+fn lose(namespace: &Namespace, device: &str, percent: u32) -> Outcome {
+    let chain = |hook: &str| {
+        format!(
+            " chain {hook} {{\n  type filter hook {hook} device \"{device}\" priority 0;\n  \
+             meta protocol {{ ip, ip6 }} numgen random mod 100 < {percent} counter drop\n }}\n"
+        )
+    };
+    namespace.nftables(&format!("table netdev loss {{\n{}{}}}", chain("egress"), chain("ingress")))
+}
+
+/// Whether TAP devices can be made here.
+pub fn tap_is_possible() -> bool {
+    OpenOptions::new().read(true).write(true).open("/dev/net/tun").is_ok()
+}
+
+/// Runs two halves of a case at the same time; both must succeed.
+pub fn both<A: Send, B: Send>(
+    one: impl FnOnce() -> Outcome<A> + Send,
+    other: impl FnOnce() -> Outcome<B> + Send,
+) -> Outcome<(A, B)> {
+    thread::scope(|scope| {
+        let other = scope.spawn(other);
+        let one = one();
+        let other = other.join().map_err(|_| "a thread panicked".to_owned())?;
+        match (one, other) {
+            (Ok(one), Ok(other)) => Ok((one, other)),
+            (Err(a), Err(b)) => Err(format!("{a}; and: {b}")),
+            (Err(failure), _) | (_, Err(failure)) => Err(failure),
+        }
+    })
+}
+
+/// Writes until the other side takes nothing more for `still`; says how much it took.
+pub fn fill_up(stream: &mut TcpStream, seed: u64, still: Duration) -> Outcome<u64> {
+    use std::io::Write;
+    let mut at = 0;
+    let mut piece = vec![0; 16 * 1024];
+    let mut progress = Instant::now();
+    stream.set_nonblocking(true).context("preparing to fill")?;
+    while progress.elapsed() < still {
+        crate::pattern::fill(seed, at, &mut piece);
+        match stream.write(&piece) {
+            Ok(count) => {
+                at += count as u64;
+                progress = Instant::now();
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                thread::sleep(Duration::from_millis(5))
+            }
+            Err(error) => return Err(format!("filling at {at}: {error}")),
+        }
+    }
+    stream.set_nonblocking(false).context("preparing to go on")?;
+    Ok(at)
+}

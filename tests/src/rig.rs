@@ -1,0 +1,112 @@
+//! Network namespaces with processes inside and veth links between, none of which outlives the test.
+//!
+//! A namespace lives as long as one small process that waits for the end of its standard input, so the kernel removes
+//! it with all its devices however the test ends. Whole suites run in a process namespace of their own (see
+//! `tests/lib/need.sh`), which ends what was started inside.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::check::{Context, Outcome};
+
+/// A process that ends when this is dropped.
+#[derive(Debug)]
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    holder: Process,
+    handle: File,
+}
+
+impl Namespace {
+    /// An empty namespace, its loopback device up. The name is for messages only.
+    pub fn new(name: &str) -> Outcome<Self> {
+        let mut child = Command::new("unshare")
+            .args(["--net", "sh", "-c", "ip link set lo up && echo ready && exec cat >/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting unshare")?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line).context("waiting for a namespace")?;
+        }
+        let holder = Process(child);
+        if line != "ready\n" {
+            return Err(format!("no namespace {name}: unshare said {line:?}"));
+        }
+        let handle = File::open(format!("/proc/{}/ns/net", holder.0.id())).context("opening a namespace")?;
+        Ok(Namespace { name: name.to_owned(), holder, handle })
+    }
+
+    /// A command that will run inside.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.holder.0.id())).arg("--").arg(program);
+        command
+    }
+
+    /// Runs a shell script inside; gives its output, fails if any line of it fails.
+    pub fn shell(&self, script: &str) -> Outcome<String> {
+        let output = self.command("sh").args(["-ec", script]).output().context("starting a shell")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("in {}: {script}: {}", self.name, said.trim()));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs `work` on a thread inside: sockets that it opens, and threads that it starts, belong to the namespace.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
+        let inside = || {
+            move_into_link_name_space(self.handle.as_fd(), Some(LinkNameSpaceType::Network))
+                .context(format_args!("entering {}", self.name))?;
+            work()
+        };
+        thread::scope(|scope| scope.spawn(inside).join()).map_err(|_| "a thread panicked".to_owned())?
+    }
+
+    /// Connects a device of this namespace to one of another, both up, with the kernel's own offload settings.
+    pub fn veth(&self, device: &str, other: &Namespace, other_device: &str) -> Outcome {
+        let pid = other.holder.0.id();
+        self.shell(&format!("ip link add {device} type veth peer name {other_device} netns {pid}"))?;
+        self.shell(&format!("ip link set {device} up"))?;
+        other.shell(&format!("ip link set {other_device} up"))?;
+        Ok(())
+    }
+
+    /// Moves a device of this namespace into another.
+    pub fn give(&self, device: &str, other: &Namespace) -> Outcome {
+        self.shell(&format!("ip link set {device} netns {}", other.holder.0.id())).map(drop)
+    }
+
+    /// Gives a device addresses at once usable (no duplicate detection) and brings it up.
+    pub fn address(&self, device: &str, addresses: &[&str]) -> Outcome {
+        for address in addresses {
+            let nodad = if address.contains(':') { "nodad" } else { "" };
+            self.shell(&format!("ip address add {address} dev {device} {nodad}"))?;
+        }
+        self.shell(&format!("ip link set {device} up")).map(drop)
+    }
+
+    /// Loads an nftables ruleset.
+    pub fn nftables(&self, ruleset: &str) -> Outcome {
+        self.shell(&format!("nft -f - <<'RULES'\n{ruleset}\nRULES")).map(drop)
+    }
+}
