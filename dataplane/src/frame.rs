@@ -3,22 +3,34 @@
 //! # How the trait fits its drivers
 //!
 //! A [`Frame`] is a handle, not memory: the bytes stay in the port's own pool, so that AF_XDP can hand out UMEM chunks,
-//! AF_PACKET slots of its mapped ring and the memory port pieces of a vector. Handles are linear: each one that
+//! AF_PACKET slots of its mapped ring and the memory port pieces of the heap. Handles are linear: each one that
 //! [`Port::receive`] or [`Pool::allocate`] gave out goes back through [`Port::transmit`] or [`Pool::release`], exactly
 //! once. A reply is written into the frame that asked for it, so that answering a flood allocates nothing.
 //!
-//! What trials with AF_XDP in copy mode taught, and what a driver has to honour:
+//! AF_XDP in copy mode was tried against this trait (two sockets on one queue of a veth device, Linux 6.18) before the
+//! trait was settled. What that taught, and what a driver has to honour:
 //!
-//! - Two sockets on one queue share one UMEM, one fill and one completion ring: that is the reason for *one* pool per
-//!   port beneath *two* [`Lane`]s. The second socket binds with `XDP_SHARED_UMEM` alone.
-//! - The fill ring feeds both lanes. A flood that fills the stranger ring can starve the known one unless
-//!   `frames >= ring_stranger + ring_known + frames that user code may hold` (zero copy: plus the NIC's own ring). Ports
-//!   therefore say how many frames they can spare ([`Abilities::frames`]) and get them back quickly: a shard holds no
-//!   received frame across two polls.
-//! - A frame that is lost before the hook (NIC or veth ring) is in no lane; drivers report it in
+//! - **One pool under two lanes.** Sockets on one queue share one UMEM, one fill and one completion ring; each has its own
+//!   receive ring. The second socket binds with `XDP_SHARED_UMEM` as its only flag. Frames of either lane are sent through
+//!   one socket and come back through the one completion ring.
+//! - **Lanes do not starve each other if there are enough frames.** A full receive ring gives the frame back to the fill
+//!   ring, so a flood that nobody reads costs the other lane nothing, as long as
+//!   `frames >= ring_stranger + ring_known + frames that user code holds` (zero copy: plus the NIC's own ring). Hence
+//!   [`Abilities::frames`], and the rule that a shard holds no received frame across two polls.
+//! - **A frame does not begin where its chunk begins**: received ones lie behind 256 bytes of headroom, and the completion
+//!   ring returns the address that was sent. Hence `head` in the handle, and a driver finds the chunk by rounding down.
+//!   Hints for transmit offloads want room before the frame; [`Pool::allocate`] may choose `head` for that.
+//! - **Metadata are poorer than the kernel's.** Neither ring says that a checksum is partial: frames of a sender on the
+//!   same host arrive with the pseudo-header's sum and no mark. A driver on veth or virtio must have the sender's checksum
+//!   offload turned off, or tell such frames by their value. Tags that a driver took out of the bytes are to be had inside
+//!   the XDP program only, which must store them before the frame. Super-frames do not occur: an attached program turns
+//!   the far end's segmentation off.
+//! - **What is lost before the hook is in no lane**: in the NIC's or the veth's own ring. Drivers report it in
 //!   [`PortStatistics::lost_before`], so that every drop is explained.
-//! - The known lane must hold a burst: drivers size it for at least 2,048 frames.
-//! - Sending needs a kick and the reaping of completions: [`Port::flush`], once per poll rather than per frame.
+//! - **The known lane must hold a burst**: at least 2,048 frames.
+//! - **System calls are per poll**: the kick, the reaping of completions, the refill and any updates of the table of known
+//!   flows belong into [`Port::flush`]; [`Port::known`] may only note what it is told.
+//! - **One descriptor to wait on.** Two sockets need an epoll descriptor above them, which is what [`Port::park`] returns.
 
 use std::os::fd::BorrowedFd;
 

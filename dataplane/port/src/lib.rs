@@ -8,6 +8,19 @@
 //!
 //! - [`pcap`]: records what passes.
 //! - [`faulty`]: loses, duplicates, reorders, delays and corrupts it.
+//!
+//! # Unsafe code
+//!
+//! Of the workspace's crates only this one has any, in `ring` and `syscall`; each block says why it is sound. The tests
+//! also run under AddressSanitizer and valgrind, those against the kernel included:
+//!
+//! ```text
+//! RUSTFLAGS=-Zsanitizer=address cargo +nightly test -p hedgerow-port --target x86_64-unknown-linux-gnu
+//!
+//! CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind -q --error-exitcode=9 --leak-check=full \
+//!   --show-leak-kinds=definite --errors-for-leak-kinds=definite --trace-children=yes --trace-children-skip=*/ip" \
+//!   cargo test -p hedgerow-port
+//! ```
 
 pub mod af_packet;
 mod error;
