@@ -1,5 +1,7 @@
 //! A private network namespace for each test, and hand-made frames for it.
 
+#![allow(dead_code)] // each test binary uses its own part
+
 use std::collections::VecDeque;
 use std::io::Write;
 use std::process::Command;
