@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """Writes the facts about Chia's messages that the policy crate judges by.
 
-Two files come out, both checked in:
+Three files come out, all checked in:
 
 - messages.json, read from an installed chia-blockchain: every message type with its number, who may send it, who
   handles it, which replies answer it, and the node's own limits;
 - ../src/chia/table.rs, the part of it that the gate needs at run time, as a static Rust table. A test of the crate
-  holds it against messages.json.
+  holds it against messages.json;
+- samples.txt, some messages as the package itself encodes them: sender, type, id and bytes, for the crate's tests.
 
 Usage, in an environment with chia-blockchain installed (python3 -m venv, pip install chia-blockchain):
 
-    policy/schema/generate.py            both files
+    policy/schema/generate.py            all files
     policy/schema/generate.py --table    only the Rust table, from the messages.json at hand; needs no package
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FACTS = HERE / "messages.json"
+SAMPLES = HERE / "samples.txt"
 TABLE = HERE.parent / "src" / "chia" / "table.rs"
 
 
@@ -81,6 +83,55 @@ def read_package():
     }
 
 
+def write_samples():
+    """Messages that full nodes and wallets send to a full node, in the package's own encoding."""
+    from chia.protocols import full_node_protocol as full, shared_protocol as shared, wallet_protocol as wallet
+    from chia.protocols.outbound_message import Message, NodeType
+    from chia.protocols.protocol_message_types import ProtocolMessageTypes as Type
+    from chia.server.rate_limits_v3 import rl_v3_to_configure_message
+    from chia_rs.sized_bytes import bytes32
+    from chia_rs.sized_ints import int16, uint8, uint16, uint32, uint64, uint128
+
+    digest = bytes32(bytes(range(32)))
+
+    def greeting(network, kind, extra=()):
+        capabilities = [*shared.default_capabilities[kind], *extra]
+        version = shared.protocol_version[kind]
+        return shared.Handshake(network, version, "2.7.5", uint16(8444), uint8(kind.value), capabilities)
+
+    tomorrow = [(uint16(4711), "maybe"), (uint16(7), "1")]
+    peak = full.NewPeak(digest, uint32(7_000_000), uint128(2**70), uint32(6_999_998), digest)
+    peers = full.RespondPeers([])
+    node, light = NodeType.FULL_NODE, NodeType.WALLET
+    samples = [
+        (node, Type.handshake, None, greeting("mainnet", node)),
+        (node, Type.handshake, None, greeting("testnet11", node, tomorrow)),
+        (light, Type.handshake, None, greeting("mainnet", light)),
+        (node, Type.configure_window_sizes, None, rl_v3_to_configure_message()),
+        (node, Type.new_peak, None, peak),
+        (node, Type.new_transaction, None, full.NewTransaction(digest, uint64(10**9), uint64(5))),
+        (node, Type.request_transaction, 0, full.RequestTransaction(digest)),
+        (node, Type.request_block, 1, full.RequestBlock(uint32(77), True)),
+        (node, Type.reject_block, 32769, full.RejectBlock(uint32(77))),
+        (node, Type.request_blocks, 65535, full.RequestBlocks(uint32(0), uint32(31), True)),
+        (node, Type.request_proof_of_weight, 2, full.RequestProofOfWeight(uint32(7_000_000), digest)),
+        (node, Type.request_peers, None, full.RequestPeers()),
+        (node, Type.respond_peers, None, peers),
+        (node, Type.error, 3, shared.Error(int16(1), "no", None)),
+        (light, Type.request_peers, 4, full.RequestPeers()),
+        (light, Type.request_block_header, 5, wallet.RequestBlockHeader(uint32(9))),
+        (light, Type.register_for_ph_updates, 6, wallet.RegisterForPhUpdates([digest], uint32(0))),
+        (light, Type.request_puzzle_state, 7, wallet.RequestPuzzleState(
+            [digest], None, digest, wallet.CoinStateFilters(True, True, True, uint64(0)), True)),
+    ]
+    lines = [
+        f"{sender.name.lower()} {kind.name} {'-' if number is None else number} "
+        f"{bytes(Message(uint8(kind.value), None if number is None else uint16(number), bytes(body))).hex()}"
+        for sender, kind, number, body in samples
+    ]
+    SAMPLES.write_text("\n".join(lines) + "\n")
+
+
 def write_facts(facts):
     """JSON with one message per line, so that a new version of the package makes a readable difference."""
     head = {key: value for key, value in facts.items() if key != "messages"}
@@ -132,6 +183,7 @@ def main():
     elif not sys.argv[1:]:
         facts = read_package()
         write_facts(facts)
+        write_samples()
     else:
         sys.exit(__doc__)
     write_table(facts)

@@ -1,1 +1,256 @@
+//! The table against the facts it was made from, the node's own encodings, and the rules of the inspector.
 
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::session::Instant;
+use crate::verdict::Reason;
+
+const FACTS: &str = include_str!("../../schema/messages.json");
+const SAMPLES: &str = include_str!("../../schema/samples.txt");
+
+fn names(value: &Value) -> Vec<&str> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+#[test]
+fn the_table_says_what_the_facts_say() {
+    let facts: Value = serde_json::from_str(FACTS).expect("valid JSON");
+    for kind in NodeType::ALL {
+        assert_eq!(facts["node_types"][kind.name()], kind as u8);
+        assert_eq!(
+            (NodeType::from_number(kind as u8), NodeType::from_name(kind.name())),
+            (Some(kind), Some(kind))
+        );
+    }
+    let messages = facts["messages"].as_array().expect("a list");
+    let numbers: BTreeMap<&str, u64> =
+        messages.iter().filter_map(|fact| Some((fact["name"].as_str()?, fact["number"].as_u64()?))).collect();
+    assert_eq!(messages.len(), message_types().len());
+    for (fact, message) in messages.iter().zip(message_types()) {
+        assert_eq!(
+            (fact["number"].as_u64(), fact["name"].as_str()),
+            (Some(message.number.into()), Some(message.name))
+        );
+        let set =
+            |key: &str| names(&fact[key]).into_iter().filter_map(NodeType::from_name).collect::<NodeTypes>();
+        assert_eq!(
+            (set("senders"), set("handlers")),
+            (message.senders, message.handlers),
+            "{}",
+            message.name
+        );
+        let replies: Vec<u64> = names(&fact["replies"]).into_iter().map(|name| numbers[name]).collect();
+        assert_eq!(replies, message.replies.iter().map(|&reply| u64::from(reply)).collect::<Vec<_>>());
+        let size = |key: &str| fact[key]["max_size"].as_u64().unwrap_or(0);
+        assert_eq!(size("limit_v1").max(size("limit_v2")), u64::from(message.largest), "{}", message.name);
+        assert_eq!(message_type(message.number), Some(message));
+    }
+}
+
+#[test]
+fn numbers_that_the_gate_knows_by_name() {
+    let named = [
+        (number::HANDSHAKE, "handshake"),
+        (number::NEW_PEAK, "new_peak"),
+        (number::NEW_TRANSACTION, "new_transaction"),
+        (number::REQUEST_PROOF_OF_WEIGHT, "request_proof_of_weight"),
+        (number::REQUEST_BLOCKS, "request_blocks"),
+        (number::RESPOND_BLOCKS, "respond_blocks"),
+        (number::REQUEST_PEERS, "request_peers"),
+        (number::NONE_RESPONSE, "none_response"),
+        (number::CONFIGURE_WINDOW_SIZES, "configure_window_sizes"),
+        (number::ERROR, "error"),
+    ];
+    for (number, name) in named {
+        assert_eq!(message_type(number).map(|facts| facts.name), Some(name));
+    }
+    assert_eq!(message_type(2), None);
+    assert!(message_type(number::RESPOND_BLOCKS).is_some_and(MessageType::is_reply));
+    assert!(!message_type(number::NEW_PEAK).is_some_and(MessageType::is_reply));
+}
+
+fn inspector(kind: NodeType) -> Inspector {
+    Inspector::new(kind, 8 << 20, 50 << 20, Instant::ZERO)
+}
+
+fn judge(kind: NodeType, envelope: Envelope) -> Result<Judged, Reason> {
+    inspector(kind).judge(Instant::ZERO, &envelope, &mut Asked::default())
+}
+
+#[test]
+fn what_the_package_encodes_is_understood_and_passes() {
+    let mut handshakes = 0;
+    for line in SAMPLES.lines() {
+        let mut fields = line.split(' ');
+        let mut field = || fields.next().expect("four fields");
+        let (sender, name, id, hex) =
+            (NodeType::from_name(field()).expect("a kind"), field(), field(), field());
+        let bytes: Vec<u8> = (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex"))
+            .collect();
+        let message = Message::decode(&bytes).expect("an envelope");
+        assert_eq!(message_type(message.kind).map(|facts| facts.name), Some(name));
+        assert_eq!(message.id, id.parse().ok());
+        assert_eq!(message.encode(), bytes);
+        if name == "handshake" {
+            handshakes += 1;
+            let handshake = Handshake::decode(&message.body).expect("a handshake");
+            assert_eq!((handshake.kind(), handshake.server_port), (Some(sender), 8444));
+            assert_eq!(handshake.message().encode(), bytes);
+        } else {
+            let envelope = Envelope { kind: message.kind, id: message.id, body: message.body.len() as u32 };
+            assert_eq!(judge(sender, envelope), Ok(Judged::Hold), "{line}");
+        }
+    }
+    assert_eq!((SAMPLES.lines().count(), handshakes), (18, 3));
+}
+
+#[test]
+fn a_farmer_may_send_what_farmers_send_and_no_more() {
+    let envelope = |kind| Envelope { kind, id: None, body: 50 };
+    let allowed =
+        |kind| message_types().iter().filter(|facts| judge(kind, envelope(facts.number)).is_ok()).count();
+    assert_eq!(judge(NodeType::Farmer, envelope(9)), Ok(Judged::Hold));
+    assert_eq!(judge(NodeType::Farmer, envelope(20)), Err(Reason::NotForThisSender));
+    // Of the connection itself: windows, errors, and the reply that stands for nothing.
+    assert_eq!((allowed(NodeType::Harvester), allowed(NodeType::Farmer)), (3, 5));
+    assert_eq!((allowed(NodeType::FullNode), allowed(NodeType::Wallet)), (30, 22));
+}
+
+#[test]
+fn only_large_replies_that_were_asked_for_stream() {
+    let request = Envelope { kind: number::REQUEST_BLOCKS, id: Some(7), body: 9 };
+    let reply = |id, body| Envelope { kind: number::RESPOND_BLOCKS, id, body };
+    let after_request = |envelope: &Envelope| {
+        let (mut inspector, mut asked) = (inspector(NodeType::FullNode), Asked::default());
+        inspector.observe(&request, &mut asked);
+        inspector.judge(Instant::ZERO, envelope, &mut asked)
+    };
+    assert_eq!(after_request(&reply(Some(7), 1 << 20)), Ok(Judged::Stream));
+    assert_eq!(after_request(&reply(Some(7), 50 << 20)), Ok(Judged::Stream));
+    assert_eq!(after_request(&reply(Some(7), 1 << 10)), Ok(Judged::Hold));
+    assert_eq!(after_request(&reply(Some(8), 1 << 20)), Ok(Judged::Hold));
+    assert_eq!(after_request(&reply(None, 1 << 20)), Ok(Judged::Hold));
+    assert_eq!(after_request(&reply(Some(7), (50 << 20) + 1)), Err(Reason::MessageTooLarge));
+    assert_eq!(after_request(&reply(Some(8), (8 << 20) + 1)), Err(Reason::MessageTooLarge));
+    let other = Envelope { kind: 27, id: Some(7), body: 1 << 20 };
+    assert_eq!(after_request(&other), Ok(Judged::Hold));
+}
+
+#[test]
+fn a_request_is_answered_once_and_few_are_remembered() {
+    let mut asked = Asked::default();
+    asked.sent(number::REQUEST_BLOCKS, Some(1));
+    asked.sent(number::NEW_PEAK, None);
+    assert_eq!(asked.len(), 1);
+    assert!(!asked.answers(number::NEW_PEAK, Some(1)));
+    assert!(asked.answers(number::RESPOND_BLOCKS, Some(1)));
+    assert!(!asked.answers(number::RESPOND_BLOCKS, Some(1)));
+    assert!(asked.is_empty());
+    (0..1_000).for_each(|id| asked.sent(number::REQUEST_BLOCKS, Some(id)));
+    assert_eq!(asked.len(), 64);
+    assert!(!asked.answers(number::RESPOND_BLOCKS, Some(935)));
+    assert!(asked.answers(number::RESPOND_BLOCKS, Some(936)));
+}
+
+#[test]
+fn unknown_types_have_a_budget_by_the_minute() {
+    let unknown = Envelope { kind: 200, id: None, body: 64 << 10 };
+    let (mut inspector, mut asked) = (inspector(NodeType::FullNode), Asked::default());
+    let mut judge = |seconds, envelope: &Envelope| {
+        inspector.judge(Duration::from_secs(seconds), envelope, &mut asked).is_ok()
+    };
+    assert!((0..60).all(|second| judge(second, &unknown)));
+    assert!(!judge(59, &unknown));
+    assert!(judge(60, &unknown));
+    assert!(!judge(61, &Envelope { body: (64 << 10) + 1, ..unknown }));
+    // A known number that nobody may send by the table is negotiated by capability.
+    assert!(judge(62, &Envelope { kind: number::NONE_RESPONSE, id: Some(1), body: 0 }));
+}
+
+#[test]
+fn envelopes() {
+    let parse = Envelope::parse;
+    assert_eq!(parse(&[20, 0, 0, 0, 0, 5]), Ok(Some(Envelope { kind: 20, id: None, body: 5 })));
+    assert_eq!(
+        parse(&[20, 1, 2, 3, 0, 0, 1, 0, 9]),
+        Ok(Some(Envelope { kind: 20, id: Some(515), body: 256 }))
+    );
+    for len in 0..6 {
+        assert_eq!(parse(&[20, 0, 0, 0, 0, 5][..len]), Ok(None));
+    }
+    assert_eq!(parse(&[20, 2]), Err(Reason::EnvelopeMalformed));
+    assert_eq!(Message::decode(&[20, 0, 0, 0, 0, 0, 0]), Err(Reason::EnvelopeMalformed));
+}
+
+#[test]
+fn lengths_in_a_handshake_never_allocate_what_is_not_there() {
+    let mut body = Handshake::new("mainnet", NodeType::FullNode, 1).encode();
+    let at = body.len() - 4 * (2 + 4 + 1) - 4;
+    assert_eq!(body[at..at + 4], [0, 0, 0, 4]);
+    body[at..at + 4].copy_from_slice(&[0xff; 4]);
+    assert_eq!(Handshake::decode(&body), Err(HandshakeError::Malformed));
+    body[..4].copy_from_slice(&[0xff; 4]);
+    assert_eq!(Handshake::decode(&body), Err(HandshakeError::Malformed));
+}
+
+fn handshake() -> impl Strategy<Value = Handshake> {
+    let capabilities = prop::collection::vec((any::<u16>(), ".{0,4}"), 0..6);
+    (".{0,20}", "[0-9]{1,3}(\\.[0-9]{1,3}){0,3}", ".{0,30}", any::<u16>(), 1_u8..=8, capabilities).prop_map(
+        |(network_id, protocol_version, software_version, server_port, node_type, capabilities)| Handshake {
+            network_id,
+            protocol_version,
+            software_version,
+            server_port,
+            node_type,
+            capabilities,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn handshakes_read_back_as_they_were_written(handshake in handshake()) {
+        let body = handshake.encode();
+        let port = Handshake::server_port_bytes(&body).expect("a valid body");
+        prop_assert_eq!(&body[port], &handshake.server_port.to_be_bytes());
+        prop_assert_eq!(Handshake::decode(&body), Ok(handshake.clone()));
+        for cut in 0..body.len() {
+            prop_assert_eq!(Handshake::decode(&body[..cut]), Err(HandshakeError::Malformed));
+        }
+        prop_assert!(Handshake::decode(&[&body[..], &[0]].concat()).is_err());
+    }
+
+    #[test]
+    fn any_bytes_are_a_handshake_that_reads_back_or_none(bytes in prop::collection::vec(0_u8..12, 0..80)) {
+        if let Ok(handshake) = Handshake::decode(&bytes) {
+            prop_assert_eq!(handshake.encode(), bytes);
+        }
+    }
+
+    #[test]
+    fn an_envelope_is_found_in_any_cutting(kind: u8, id: Option<u16>, body in prop::collection::vec(any::<u8>(), 0..20), chunk in 1_usize..30) {
+        let message = Message { kind, id, body };
+        let bytes = message.encode();
+        let mut scan = Scan::default();
+        let (mut taken, mut found) = (0, None);
+        for piece in bytes.chunks(chunk) {
+            let (count, envelope) = scan.take(piece).expect("well formed");
+            taken += count;
+            found = envelope;
+            if found.is_some() {
+                break;
+            }
+        }
+        let expected = Envelope { kind, id, body: message.body.len() as u32 };
+        prop_assert_eq!((found, taken), (Some(expected), expected.header_bytes()));
+        prop_assert_eq!(scan.seen(), &bytes[..taken]);
+        prop_assert_eq!(Message::decode(&bytes), Ok(message));
+    }
+}

@@ -85,7 +85,7 @@ fn a_request_is_not_seen_by_the_node_before_it_is_complete() {
     let transaction = message(23, 300_000);
     let frame = binary(&transaction);
     world.say(&frame[..frame.len() - 1]);
-    assert_eq!(world.node.as_ref().expect("a node").partial, []);
+    assert_eq!(world.node.as_ref().expect("a node").partial, b"");
     world.say(&frame[frame.len() - 1..]);
     assert_eq!(world.node_messages()[1..], [transaction]);
 }
@@ -155,7 +155,7 @@ fn streams_wait_for_their_share_of_the_budget() {
         world.say(&frame[..frame.len() - 1]);
     }
     assert!(!first.node.as_ref().expect("a node").partial.is_empty());
-    assert_eq!(second.node.as_ref().expect("a node").partial, []);
+    assert_eq!(second.node.as_ref().expect("a node").partial, b"");
     assert_eq!(second.gate.appetite(Leg::Public), 0);
     first.say(&frame[frame.len() - 1..]);
     assert_eq!(budget.free(), 3 << 20);
@@ -183,7 +183,7 @@ fn what_the_node_sends_is_right_even_where_the_table_disagrees() {
     world.node_sends(&[]);
     assert_eq!(world.verdict(), None);
     assert_eq!(world.peer.messages[1..5], sent);
-    assert_eq!(world.peer.messages[5], []);
+    assert_eq!(world.peer.messages[5], b"");
     let tally = world.gate.tally();
     assert_eq!((tally.unknown, tally.odd), (1, 3));
 }
@@ -194,7 +194,7 @@ fn windows_are_configured_end_to_end() {
     let windows = message(number::CONFIGURE_WINDOW_SIZES, 124);
     world.node_sends(&windows);
     world.say(&binary(&windows));
-    assert_eq!(world.node_messages()[1..], [windows.clone()]);
+    assert_eq!(world.node_messages().last(), Some(&windows));
     assert_eq!(world.peer.messages[1..], [windows]);
 }
 

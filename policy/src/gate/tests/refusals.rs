@@ -44,7 +44,7 @@ fn closed_after(world: World, passed: usize, script: impl FnOnce(&mut World), re
     assert_eq!(world.node_messages().len(), before + passed, "messages that completed at the node");
     check_told(&world, reason, told);
     let node = world.node.as_ref().expect("a node");
-    assert_eq!(node.partial, [], "a message was left unfinished");
+    assert_eq!(node.partial, b"", "a message was left unfinished");
     assert_eq!(node.closed, Some(Close::Finish(reason)));
     assert_eq!(node.close, Some(CloseFrame::new(1000, "")));
     assert!(node.notified, "TLS with the node ended without close_notify");
