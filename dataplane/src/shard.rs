@@ -249,7 +249,7 @@ impl Shard {
                 .collect(),
             listeners: Listeners::new(&config.listeners),
             screen: Screen::new(config.screen, config.cookie_secret.clone(), seed(1).bytes16()),
-            admission: Admission::new(config.admit, seed(2).bytes16()),
+            admission: Admission::new(config.admit, engine.flows, seed(2).bytes16()),
             accepted: vec![None; engine.flows],
             engine: Engine::new(engine, seed(3).bytes32()),
             parsed: Vec::with_capacity(BATCH),

@@ -1,0 +1,308 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    flows: 24,
+    per_source: 4,
+    per_24: 6,
+    per_16_percent: 50,
+    v6_64: 3,
+    v6_48: 5,
+    handshakes_in_flight: 10,
+    handshake_longest: Duration::from_secs(10),
+    handshake_shortest: Duration::from_secs(2),
+};
+const SLOTS: usize = 32;
+
+fn v4(a: u8, b: u8, c: u8, d: u8) -> Address {
+    Address::from_v4([a, b, c, d])
+}
+
+fn id(slot: u32) -> FlowId {
+    FlowId { slot, generation: 1 }
+}
+
+/// Fills the books with strangers from these addresses.
+fn filled(limits: Limits, from: impl IntoIterator<Item = Address>) -> Admission {
+    let mut books = Admission::new(limits, SLOTS, [5; 16]);
+    for (slot, remote) in (0..).zip(from) {
+        assert_eq!(books.admit(remote, false), Ok(None), "flow {slot}");
+        books.opened(Instant::ZERO, id(slot), remote, Standing::Stranger);
+    }
+    books
+}
+
+#[test]
+fn each_length_of_prefix_has_its_quota() {
+    let books = |from: Vec<Address>| filled(Limits { handshakes_in_flight: 24, ..LIMITS }, from);
+    let same = books(vec![v4(10, 0, 0, 1); 4]);
+    let check = |mut books: Admission, source: Address| books.admit(source, false);
+    assert_eq!(check(same, v4(10, 0, 0, 1)), Err(Reason::SourceQuota));
+    let net24 = || books((1..=6).map(|host| v4(10, 0, 0, host)).collect());
+    assert_eq!(check(net24(), v4(10, 0, 0, 7)), Err(Reason::PrefixQuota));
+    assert_eq!(check(net24(), v4(10, 0, 1, 7)), Ok(None));
+    let net16 = || books((1..=12).map(|net| v4(10, 0, net, 1)).collect());
+    assert_eq!(check(net16(), v4(10, 0, 99, 1)), Err(Reason::PrefixQuota));
+    assert_eq!(check(net16(), v4(10, 1, 99, 1)), Ok(None));
+    let v6 = |text: &str| Address::from(text.parse::<std::net::IpAddr>().unwrap());
+    let net64 = || books((1..=3).map(|host| v6(&format!("2001:db8:1:1::{host}"))).collect());
+    assert_eq!(check(net64(), v6("2001:db8:1:1:ffff::")), Err(Reason::SourceQuota));
+    assert_eq!(check(net64(), v6("2001:db8:1:2::1")), Ok(None));
+    let net48 = || books((1..=5).map(|net| v6(&format!("2001:db8:1:{net}::1"))).collect());
+    assert_eq!(check(net48(), v6("2001:db8:1:9::1")), Err(Reason::PrefixQuota));
+    assert_eq!(check(net48(), v6("2001:db8:2:9::1")), Ok(None));
+}
+
+#[test]
+fn the_fullest_prefix_pays_for_a_newcomer() {
+    // Seven strangers of one /16 in as many /24, three from elsewhere.
+    let mut from: Vec<Address> = (0..7).map(|net| v4(10, 0, net, 1)).collect();
+    from.extend([v4(11, 0, 0, 1), v4(12, 0, 0, 1), v4(12, 1, 0, 1)]);
+    let mut victims = [0; 10];
+    for seed in 0..200 {
+        let mut books = filled(LIMITS, from.clone());
+        books.random.drawn = seed * 100;
+        let victim = books.admit(v4(13, 0, 0, 1), false).expect("room").expect("a victim");
+        victims[victim.slot as usize] += 1;
+        assert_eq!(books.strangers(), 9);
+        books.closed(victim);
+        assert_eq!(books.strangers(), 9);
+    }
+    assert_eq!(victims[7..], [0, 0, 0]);
+    assert!(victims[..7].iter().all(|&count| count > 10), "{victims:?}");
+}
+
+#[test]
+fn whoever_is_proven_is_not_evicted() {
+    let mut books = filled(Limits { handshakes_in_flight: 3, ..LIMITS }, (0..3).map(|net| v4(10, 0, net, 1)));
+    books.standing(id(0), Standing::Proven);
+    books.standing(id(1), Standing::Proven);
+    books.standing(id(2), Standing::Reserved);
+    assert_eq!((books.flows(), books.strangers(), books.deadline()), (3, 0, None));
+    let mut books = filled(Limits { flows: 3, ..LIMITS }, (0..3).map(|net| v4(net, 0, 0, 1)));
+    for slot in 0..3 {
+        books.standing(id(slot), Standing::Proven);
+    }
+    assert_eq!(books.admit(v4(99, 0, 0, 1), false), Err(Reason::TableFull));
+    assert_eq!(books.admit_own(), Err(Reason::TableFull));
+    let mut none = Admission::new(Limits { handshakes_in_flight: 0, ..LIMITS }, SLOTS, [0; 16]);
+    assert_eq!(none.admit(v4(1, 0, 0, 1), false), Err(Reason::HandshakeQuota));
+    assert_eq!(none.admit(v4(1, 0, 0, 1), true), Err(Reason::BufferQuota));
+}
+
+#[test]
+fn patience_shrinks_as_handshakes_fill_up() {
+    let after = |strangers: u8| {
+        let books = filled(LIMITS, (0..strangers).map(|net| v4(net, 0, 0, 1)));
+        books.deadline().map(Instant::millis)
+    };
+    assert_eq!(after(0), None);
+    assert_eq!((after(1), after(5)), (Some(10_000), Some(10_000)));
+    assert_eq!((after(6), after(8), after(10)), (Some(8_400), Some(5_200), Some(2_000)));
+}
+
+#[test]
+fn strangers_expire_oldest_first() {
+    let mut books = Admission::new(LIMITS, SLOTS, [0; 16]);
+    for slot in 0..4 {
+        books.opened(
+            Instant::from_millis(slot.into()),
+            id(slot),
+            v4(slot as u8, 0, 0, 1),
+            Standing::Stranger,
+        );
+    }
+    books.closed(id(1));
+    books.standing(id(2), Standing::Proven);
+    assert_eq!(books.expired(Instant::from_millis(9_999)), None);
+    assert_eq!(books.expired(Instant::from_millis(20_000)), Some(id(0)));
+    assert_eq!(books.expired(Instant::from_millis(20_000)), Some(id(3)));
+    assert_eq!(books.expired(Instant::from_millis(20_000)), None);
+    assert_eq!((books.flows(), books.strangers()), (1, 0));
+}
+
+#[test]
+fn stale_ids_change_nothing() {
+    let mut books = filled(LIMITS, [v4(1, 0, 0, 1)]);
+    books.closed(FlowId { slot: 0, generation: 0 });
+    books.standing(FlowId { slot: 0, generation: 2 }, Standing::Proven);
+    books.closed(FlowId { slot: 1_000, generation: 1 });
+    assert_eq!((books.flows(), books.strangers()), (1, 1));
+    // A slot that is taken again forgets whom it held.
+    books.opened(Instant::ZERO, FlowId { slot: 0, generation: 2 }, v4(2, 0, 0, 1), Standing::Reserved);
+    assert_eq!((books.flows(), books.strangers()), (1, 0));
+}
+
+/// The books by the letter: a list of flows, gone through for every question.
+#[derive(Default)]
+struct Model {
+    flows: Vec<(FlowId, Address, Standing, Instant)>,
+}
+
+impl Model {
+    fn held(&self, source: Address, level: usize) -> u32 {
+        let same = |remote: Address| prefix(remote, level) == prefix(source, level);
+        self.flows.iter().filter(|flow| same(flow.1) && flow.2 != Standing::Reserved).count() as u32
+    }
+
+    fn strangers(&self) -> Vec<(FlowId, Address, Instant)> {
+        let strangers = self.flows.iter().filter(|flow| flow.2 == Standing::Stranger);
+        strangers.map(|&(id, remote, _, opened)| (id, remote, opened)).collect()
+    }
+
+    /// Strangers whose wide prefix holds the most of them.
+    fn candidates(&self) -> Vec<FlowId> {
+        let strangers = self.strangers();
+        let mates =
+            |remote: Address| strangers.iter().filter(|mate| prefix(mate.1, 2) == prefix(remote, 2)).count();
+        let most = strangers.iter().map(|stranger| mates(stranger.1)).max();
+        strangers
+            .iter()
+            .filter(|stranger| Some(mates(stranger.1)) == most)
+            .map(|stranger| stranger.0)
+            .collect()
+    }
+
+    fn verdict(&self, source: Address) -> Result<bool, Reason> {
+        let quotas = match source.is_v4() {
+            true => [LIMITS.per_source, LIMITS.per_24, 12],
+            false => [LIMITS.v6_64, LIMITS.v6_48, 12],
+        };
+        if self.held(source, 0) >= quotas[0] {
+            return Err(Reason::SourceQuota);
+        }
+        if self.held(source, 1) >= quotas[1] || self.held(source, 2) >= quotas[2] {
+            return Err(Reason::PrefixQuota);
+        }
+        let (full, busy) = (
+            self.flows.len() as u32 >= LIMITS.flows,
+            self.strangers().len() as u32 >= LIMITS.handshakes_in_flight,
+        );
+        match (full, busy, self.strangers().is_empty()) {
+            (true, _, true) => Err(Reason::TableFull),
+            (false, true, true) => Err(Reason::HandshakeQuota),
+            (full, busy, _) => Ok(full || busy),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let here = self.strangers().len() as u32;
+        let patience = if here <= 5 { 10_000 } else { 10_000 - 8_000 * (2 * here.min(10) - 10) / 10 };
+        self.strangers().iter().map(|stranger| stranger.2 + Duration::from_millis(patience.into())).min()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Admit(Address),
+    Own(Address),
+    Think(prop::sample::Index, Standing),
+    Close(prop::sample::Index),
+    Wait(u64),
+}
+
+fn any_address() -> impl Strategy<Value = Address> {
+    let v4 = (0u8..3, 0u8..2, 0u8..3, 0u8..2).prop_map(|(a, b, c, d)| v4(10 + a, b, c, d));
+    let v6 = (0u8..3, 0u8..2, 0u8..3, 0u8..2)
+        .prop_map(|(a, b, c, d)| Address::from_v6([0x20, 1, 0xd, a, 0, b, 0, c, 0, 0, 0, 0, 0, 0, 0, d]));
+    prop_oneof![2 => v4, 1 => v6]
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let standing = prop_oneof![Just(Standing::Stranger), Just(Standing::Proven), Just(Standing::Reserved)];
+    prop_oneof![
+        8 => any_address().prop_map(Step::Admit),
+        1 => any_address().prop_map(Step::Own),
+        3 => (any::<prop::sample::Index>(), standing).prop_map(|(which, standing)| Step::Think(which, standing)),
+        2 => any::<prop::sample::Index>().prop_map(Step::Close),
+        1 => (0u64..6_000).prop_map(Step::Wait),
+    ]
+}
+
+struct Pair {
+    books: Admission,
+    model: Model,
+    now: Instant,
+    generation: u32,
+}
+
+impl Pair {
+    fn open(&mut self, remote: Address, standing: Standing) {
+        self.generation += 1;
+        let slot = (0..).find(|&slot| self.model.flows.iter().all(|flow| flow.0.slot != slot)).unwrap_or(0);
+        let id = FlowId { slot, generation: self.generation };
+        self.books.opened(self.now, id, remote, standing);
+        self.model.flows.push((id, remote, standing, self.now));
+    }
+
+    fn evicted(&mut self, victim: Option<FlowId>, expected: bool) -> Result<(), TestCaseError> {
+        prop_assert_eq!(victim.is_some(), expected);
+        if let Some(victim) = victim {
+            prop_assert!(self.model.candidates().contains(&victim), "{:?}", victim);
+            self.model.flows.retain(|flow| flow.0 != victim);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
+        match step {
+            Step::Admit(source) => {
+                let (verdict, expected) = (self.books.admit(source, false), self.model.verdict(source));
+                prop_assert_eq!(verdict.map(|victim| victim.is_some()), expected);
+                if let Ok(victim) = verdict {
+                    self.evicted(victim, expected == Ok(true))?;
+                    self.open(source, Standing::Stranger);
+                }
+            }
+            Step::Own(remote) => {
+                let full = self.model.flows.len() as u32 >= LIMITS.flows;
+                match self.books.admit_own() {
+                    Ok(victim) => {
+                        self.evicted(victim, full)?;
+                        self.open(remote, Standing::Reserved);
+                    }
+                    Err(reason) => {
+                        prop_assert!(full && self.model.strangers().is_empty());
+                        prop_assert_eq!(reason, Reason::TableFull);
+                    }
+                }
+            }
+            Step::Think(which, standing) if !self.model.flows.is_empty() => {
+                let flow = which.index(self.model.flows.len());
+                let flow = &mut self.model.flows[flow];
+                flow.2 = flow.2.max(standing);
+                self.books.standing(flow.0, standing);
+            }
+            Step::Close(which) if !self.model.flows.is_empty() => {
+                let flow = self.model.flows.remove(which.index(self.model.flows.len()));
+                self.books.closed(flow.0);
+            }
+            Step::Wait(millis) => {
+                self.now += Duration::from_millis(millis);
+                while let Some(late) = self.books.expired(self.now) {
+                    prop_assert!(self.model.deadline().is_some_and(|deadline| deadline <= self.now));
+                    let flow = self.model.flows.iter().position(|flow| flow.0 == late).expect("a known flow");
+                    let (_, _, standing, opened) = self.model.flows.remove(flow);
+                    prop_assert_eq!(standing, Standing::Stranger);
+                    prop_assert!(self.model.strangers().iter().all(|stranger| stranger.2 >= opened));
+                }
+            }
+            _ => {}
+        }
+        prop_assert_eq!(self.books.deadline(), self.model.deadline());
+        prop_assert_eq!(self.books.flows() as usize, self.model.flows.len());
+        prop_assert_eq!(self.books.strangers() as usize, self.model.strangers().len());
+        Ok(())
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_books_agree_with_the_model(steps in proptest::collection::vec(any_step(), 0..300)) {
+        let mut pair = Pair { books: Admission::new(LIMITS, SLOTS, [9; 16]), model: Model::default(), now: Instant::ZERO, generation: 0 };
+        for step in steps {
+            pair.step(step)?;
+        }
+    }
+}
