@@ -73,6 +73,11 @@ impl Authority {
         Authority::from_pem(CHIA_CA, CHIA_CA_KEY)
     }
 
+    /// The Chia CA's certificate in use, which stock nodes send behind their leaf; `None` never happens.
+    pub fn chia_certificate() -> Option<CertificateDer<'static>> {
+        CertificateDer::from_pem_slice(CHIA_CA.as_bytes()).ok()
+    }
+
     /// Another CA.
     ///
     /// # Errors
