@@ -19,12 +19,17 @@ const CHIA_CA_KEY: &str = include_str!("../../assets/chia_ca.key");
 /// A root's own validity is not judged: whoever configures a root believes it, and the old and the renewed Chia CA are one
 /// key under two dates.
 #[derive(Clone)]
-pub struct Roots(Arc<[TrustAnchor<'static>]>);
+pub struct Roots {
+    anchors: Arc<[TrustAnchor<'static>]>,
+    certificates: Arc<[CertificateDer<'static>]>,
+}
 
 impl Roots {
     /// The Chia CA, old and renewed.
     pub fn chia() -> Roots {
-        Roots::from_pem(&[CHIA_CA, CHIA_CA_OLD]).unwrap_or_else(|_| Roots(Arc::new([])))
+        // The files are part of the program. No roots would mean that nobody is believed.
+        Roots::from_pem(&[CHIA_CA, CHIA_CA_OLD])
+            .unwrap_or_else(|_| Roots { anchors: Arc::new([]), certificates: Arc::new([]) })
     }
 
     /// Any number of CA certificates, one or more in each text.
@@ -32,7 +37,7 @@ impl Roots {
     /// # Errors
     /// If a text holds no certificate, or one that cannot serve as a trust anchor.
     pub fn from_pem(texts: &[&str]) -> Result<Roots, SetupError> {
-        let mut anchors = Vec::new();
+        let (mut anchors, mut certificates) = (Vec::new(), Vec::new());
         for text in texts {
             let known = anchors.len();
             for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
@@ -40,22 +45,27 @@ impl Roots {
                 let anchor = webpki::anchor_from_trusted_cert(&certificate)
                     .map_err(|e| SetupError::because("CA certificate", e))?;
                 anchors.push(anchor.to_owned());
+                certificates.push(certificate);
             }
             if anchors.len() == known {
                 return Err(SetupError("CA certificate: no certificate in the file".into()));
             }
         }
-        Ok(Roots(anchors.into()))
+        Ok(Roots { anchors: anchors.into(), certificates: certificates.into() })
     }
 
     pub(super) fn anchors(&self) -> &[TrustAnchor<'static>] {
-        &self.0
+        &self.anchors
+    }
+
+    pub(super) fn contains(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.certificates.iter().any(|root| root == certificate)
     }
 }
 
 impl fmt::Debug for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Roots({})", self.0.len())
+        write!(f, "Roots({})", self.anchors.len())
     }
 }
 

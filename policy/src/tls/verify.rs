@@ -19,6 +19,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::ca::Roots;
 use crate::session::PeerId;
@@ -30,10 +31,13 @@ pub const CERTIFICATE_MAX: usize = 4096;
 /// Accepted sizes of RSA keys, in bits.
 pub const RSA_BITS: core::ops::RangeInclusive<usize> = 2048..=4096;
 
-const OID_EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
-const OID_P256: &str = "1.2.840.10045.3.1.7";
-const OID_P384: &str = "1.3.132.0.34";
-const OID_ED25519: &str = "1.3.101.112";
+// How a SubjectPublicKeyInfo of each kind begins: header, algorithm and curve, up to the bits of the key.
+const P256: &[u8] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
+const P384: &[u8] =
+    b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00";
+const ED25519: &[u8] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
+/// The object identifier of the key usage extension, 2.5.29.15, as it stands in a certificate.
+const KEY_USAGE: &[u8] = b"\x06\x03\x55\x1d\x0f";
 
 /// Which rule of [`check_limits`] a certificate breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,29 +86,22 @@ fn check_certificate(certificate: &CertificateDer<'_>) -> Result<(), Beyond> {
     if certificate.len() > CERTIFICATE_MAX {
         return Err(Beyond::Size);
     }
-    let parsed = parse(certificate)?;
-    let algorithm = &parsed.subject_pki.algorithm;
-    let acceptable = match algorithm.algorithm.to_id_string().as_str() {
-        OID_ED25519 => true,
-        OID_EC_PUBLIC_KEY => algorithm
-            .parameters
-            .as_ref()
-            .and_then(|p| p.as_oid().ok())
-            .is_some_and(|curve| matches!(curve.to_id_string().as_str(), OID_P256 | OID_P384)),
-        _ => match parsed.subject_pki.parsed() {
-            Ok(PublicKey::RSA(rsa)) => {
-                RSA_BITS.contains(&rsa_bits(rsa.modulus)) && significant(rsa.exponent).len() <= 4
-            }
-            _ => false,
-        },
-    };
-    if acceptable { Ok(()) } else { Err(Beyond::Key) }
+    // webpki's parser takes a tenth of the time that a complete one takes, and it is strict.
+    let parsed = EndEntityCert::try_from(certificate).map_err(|_| Beyond::Encoding)?;
+    let key = parsed.subject_public_key_info();
+    if is_acceptable(&key) { Ok(()) } else { Err(Beyond::Key) }
 }
 
-fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Beyond> {
-    match X509Certificate::from_der(certificate) {
-        Ok(([], parsed)) => Ok(parsed),
-        _ => Err(Beyond::Encoding),
+fn is_acceptable(key: &[u8]) -> bool {
+    if [P256, P384, ED25519].iter().any(|kind| key.starts_with(kind)) {
+        return true;
+    }
+    let Ok(([], key)) = SubjectPublicKeyInfo::from_der(key) else { return false };
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => {
+            RSA_BITS.contains(&rsa_bits(rsa.modulus)) && significant(rsa.exponent).len() <= 4
+        }
+        _ => false,
     }
 }
 
@@ -118,9 +115,13 @@ fn rsa_bits(modulus: &[u8]) -> usize {
     digits.first().map_or(0, |top| digits.len() * 8 - top.leading_zeros() as usize)
 }
 
-/// As OpenSSL judges a client's leaf: a key usage, if there is one, allows digital signatures or key agreement.
+/// As OpenSSL judges a client's leaf: a key usage, if there is one, allows digital signatures or key agreement. webpki
+/// does not look at key usages, and almost no certificate has one, so the parser that does is seldom asked.
 fn check_client_usage(leaf: &CertificateDer<'_>) -> Result<(), Beyond> {
-    let parsed = parse(leaf)?;
+    if !leaf.windows(KEY_USAGE.len()).any(|window| window == KEY_USAGE) {
+        return Ok(());
+    }
+    let Ok(([], parsed)) = X509Certificate::from_der(leaf) else { return Err(Beyond::Encoding) };
     match parsed.key_usage() {
         Ok(None) => Ok(()),
         Ok(Some(usage)) if usage.value.digital_signature() || usage.value.key_agreement() => Ok(()),
@@ -156,14 +157,23 @@ impl Verifier {
         now: UnixTime,
         usage: KeyUsage,
     ) -> Result<(), Error> {
-        check_limits(leaf, intermediates)?;
+        if intermediates.len() >= CHAIN_MAX {
+            return Err(Beyond::Depth.into());
+        }
+        // Nodes send the CA along. A root says nothing new, so it is neither parsed nor tried.
+        let intermediates: Vec<CertificateDer<'_>> = intermediates
+            .iter()
+            .filter(|certificate| !self.roots.contains(certificate))
+            .map(|certificate| CertificateDer::from(certificate.as_ref()))
+            .collect();
+        check_limits(leaf, &intermediates)?;
         if self.pinned.is_some_and(|id| id != super::peer_id(leaf)) {
             return Err(Beyond::Identity.into());
         }
         let entity = EndEntityCert::try_from(leaf).map_err(certificate_error)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         entity
-            .verify_for_usage(algorithms, self.roots.anchors(), intermediates, now, usage, None, None)
+            .verify_for_usage(algorithms, self.roots.anchors(), &intermediates, now, usage, None, None)
             .map(drop)
             .map_err(certificate_error)
     }
