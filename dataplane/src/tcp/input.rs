@@ -303,7 +303,10 @@ impl Connection {
             return Err(Reason::DataAfterClose);
         }
         match self.receive.queue.store(&mut shared.pool, &mut shared.shelf, seq, bytes) {
-            Stored::InOrder(gap) => self.delivered(now, segment, bytes.len(), gap, shared),
+            Stored::InOrder(urgent) => {
+                let bytes = self.receive.queue.next() - next;
+                self.delivered(now, segment, bytes, urgent, shared);
+            }
             Stored::Ahead => self.receive.ack_now = true,
             Stored::Refused(reason) => {
                 self.receive.ack_now = true;
@@ -314,12 +317,12 @@ impl Connection {
     }
 
     /// In-order bytes arrived: when to acknowledge (RFC 9293, section 3.8.6.3), and how far to open the window.
-    fn delivered(&mut self, now: Instant, segment: &Segment<'_>, bytes: usize, gap: bool, shared: &Shared) {
+    fn delivered(&mut self, now: Instant, segment: &Segment<'_>, bytes: u32, urgent: bool, shared: &Shared) {
         self.pending.add(Pending::READABLE);
         let each = segment.payload.len().div_ceil(usize::from(segment.merged.max(1)));
         self.receive.mss = self.receive.mss.max(each.min(9_000) as u16);
-        self.receive.unacked = self.receive.unacked.saturating_add(bytes as u32);
-        if gap || self.receive.unacked >= 2 * u32::from(self.receive.mss) {
+        self.receive.unacked = self.receive.unacked.saturating_add(bytes);
+        if urgent || self.receive.unacked >= 2 * u32::from(self.receive.mss) {
             self.receive.ack_now = true;
         } else if !self.timers.ack.is_on() {
             self.timers.ack = Timer::at(now + ACK_DELAY);
@@ -373,7 +376,11 @@ impl Connection {
     ) -> Outcome {
         let acked = segment.flags.has(Flags::ACK);
         if acked && segment.ack != self.send.nxt {
-            return Outcome::Dropped(Reason::BadAck);
+            // Perhaps the peer still holds a connection of before a crash; a reset frees the way for our next SYN.
+            return match segment.flags.has(Flags::RST) {
+                true => Outcome::Dropped(Reason::BadAck),
+                false => Outcome::Repelled(Reason::BadAck),
+            };
         }
         if segment.flags.has(Flags::RST) {
             return if acked {

@@ -407,12 +407,15 @@ impl Engine {
         };
         let outcome = connection.arrives(now, segment, hop, &mut self.shared);
         let verdict = match outcome {
-            Outcome::Dropped(reason) | Outcome::Reset(reason) => {
+            Outcome::Dropped(reason) | Outcome::Repelled(reason) | Outcome::Reset(reason) => {
                 self.shared.counters.count(reason);
                 Err(reason)
             }
             _ => Ok(()),
         };
+        if let Outcome::Repelled(_) = outcome {
+            self.repel(id.slot, segment.ack);
+        }
         self.apply(now, id.slot, outcome);
         self.wake(id.slot);
         verdict
@@ -659,7 +662,7 @@ impl Engine {
     /// Carries out what an outcome means for the table.
     fn apply(&mut self, now: Instant, slot: u32, outcome: Outcome) {
         match outcome {
-            Outcome::Taken | Outcome::Dropped(_) => {}
+            Outcome::Taken | Outcome::Dropped(_) | Outcome::Repelled(_) => {}
             Outcome::TimeWait => {
                 self.rest_in_time_wait(now, slot);
                 self.end(slot, Reason::Finished);
@@ -707,6 +710,14 @@ impl Engine {
             self.part(parting);
         }
         self.end(slot, reason);
+    }
+
+    /// Sends a reset numbered `seq` to the peer of a flow that goes on.
+    fn repel(&mut self, slot: u32, seq: Seq) {
+        let Some(connection) = &self.slots[slot as usize].connection else { return };
+        let (key, link, hop) = (connection.key, connection.link, connection.hop);
+        let ack = Seq(0);
+        self.part(Parting { key, link, hop, seq, ack, flags: Flags::RST, window: 0, timestamps: None });
     }
 
     fn part(&mut self, parting: Parting) {

@@ -16,7 +16,8 @@ const PRESSURE: usize = 6;
 /// What became of a segment's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
-    /// They moved `rcv_nxt`. The flag says that a gap is or was open, which wants an ACK at once (RFC 5681, section 4.2).
+    /// They, or as many of them as found room, moved `rcv_nxt`. The flag says that the peer should hear of it at once: a
+    /// gap is or was open (RFC 5681, section 4.2), or some found no room.
     InOrder(bool),
     /// They wait behind a gap.
     Ahead,
@@ -84,7 +85,7 @@ impl Reassembly {
             }
             shelf.remove_before(&mut self.ahead, self.next);
         }
-        Stored::InOrder(gap)
+        Stored::InOrder(gap || written < bytes.len())
     }
 
     fn keep(&mut self, pool: &mut Pool, shelf: &mut Shelf, seq: Seq, bytes: &[u8]) -> Stored {

@@ -190,7 +190,8 @@ impl Recovery {
     pub(crate) fn duplicate(&mut self, shelf: &Shelf, flight: Flight, sack: bool) -> bool {
         // Never more duplicates than segments that could have caused them: a peer gains nothing by inventing some (RFC
         // 5681, section 3.2, step 4).
-        self.duplicates = (self.duplicates + 1).min((flight.len() / flight.mss.max(1)).max(DUPLICATES));
+        let judged = if self.phase == Phase::Fast { self.point - flight.una } else { flight.len() };
+        self.duplicates = (self.duplicates + 1).min((judged / flight.mss.max(1)).max(DUPLICATES));
         if sack {
             self.judge(shelf, flight);
         }

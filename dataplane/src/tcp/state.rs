@@ -95,6 +95,8 @@ pub(crate) enum Outcome {
     Taken,
     /// It was refused.
     Dropped(Reason),
+    /// It was refused, and whatever connection it belongs to gets a reset (RFC 9293, section 3.5.2, group 2).
+    Repelled(Reason),
     /// It was processed and both sides are done; the 4-tuple rests in TIME-WAIT.
     TimeWait,
     /// It ended the flow without a word from us.

@@ -26,8 +26,7 @@ fn exchange(setup: Setup, seed: u64, lens: [usize; 2], appetite: usize) -> Pipe 
     let mut pipe = Pipe::new(setup, seed);
     let mut streams = [Stream::new(lens[0], seed), Stream::new(lens[1], !seed)];
     let done = pipe.until(Duration::from_secs(3_600), |pipe| {
-        for from in 0..2 {
-            let stream = &mut streams[from];
+        for (from, stream) in streams.iter_mut().enumerate() {
             stream.written += pipe.write(from, &stream.bytes[stream.written..]);
             if stream.written == stream.bytes.len() {
                 pipe.finish(from);
