@@ -41,7 +41,12 @@ struct Pairing {
     other: FlowId,
     /// The other leg can be written to.
     connected: bool,
+    /// When something was last moved from this leg to the other.
+    moved: Instant,
 }
+
+/// A pair through which nothing went for so long is cut: its peer may have gone without a word.
+const IDLE: Duration = Duration::from_secs(120);
 
 /// The device.
 pub struct Forwarder {
@@ -132,8 +137,8 @@ impl Forwarder {
         match event {
             Event::Accepted(id, _) => match self.shard.connect(now, self.node, Source::Own) {
                 Ok(node) => {
-                    self.pairs.insert(id, Pairing { other: node, connected: false });
-                    self.pairs.insert(node, Pairing { other: id, connected: true });
+                    self.pairs.insert(id, Pairing { other: node, connected: false, moved: now });
+                    self.pairs.insert(node, Pairing { other: id, connected: true, moved: now });
                 }
                 Err(reason) => self.abort(id, reason),
             },
@@ -143,12 +148,12 @@ impl Forwarder {
                     pair.connected = true;
                 }
                 self.shard.standing(peer, Standing::Proven);
-                self.forward(peer);
+                self.forward(now, peer);
             }
-            Event::Readable(id) | Event::Finished(id) => self.forward(id),
+            Event::Readable(id) | Event::Finished(id) => self.forward(now, id),
             Event::Writable(id) => {
                 if let Some(pair) = self.pairs.get(&id).copied() {
-                    self.forward(pair.other);
+                    self.forward(now, pair.other);
                 }
             }
             Event::Closed(id, reason) => {
@@ -168,8 +173,8 @@ impl Forwarder {
     }
 
     /// Moves what one flow received into the other's send queue, and its end after it.
-    fn forward(&mut self, from: FlowId) {
-        let Some(Pairing { other, connected: true }) = self.pairs.get(&from).copied() else { return };
+    fn forward(&mut self, now: Instant, from: FlowId) {
+        let Some(Pairing { other, connected: true, .. }) = self.pairs.get(&from).copied() else { return };
         loop {
             let Some(mut source) = self.shard.flow(from) else { return };
             let finished = source.finished();
@@ -191,6 +196,24 @@ impl Forwarder {
             if let Some(mut source) = self.shard.flow(from) {
                 source.consume(written);
             }
+            if let Some(pair) = self.pairs.get_mut(&from) {
+                pair.moved = now;
+            }
+        }
+    }
+
+    /// When the pair of a leg will have been idle for too long.
+    fn expiry(&self, pair: &Pairing) -> Instant {
+        let other = self.pairs.get(&pair.other).map_or(pair.moved, |other| other.moved);
+        pair.moved.max(other) + IDLE
+    }
+
+    fn cut_idle(&mut self, now: Instant) {
+        let idle = |(id, pair): (&FlowId, &Pairing)| (self.expiry(pair) <= now).then_some(*id);
+        let idle: Vec<FlowId> = self.pairs.iter().filter_map(idle).collect();
+        for id in idle {
+            self.pairs.remove(&id);
+            self.abort(id, Reason::TimedOut);
         }
     }
 }
@@ -208,6 +231,7 @@ impl Subject for Forwarder {
         loop {
             let received = self.receive(now);
             self.shard.advance(now);
+            self.cut_idle(now);
             while let Some(event) = self.shard.event(now) {
                 self.event(now, event);
             }
@@ -218,7 +242,8 @@ impl Subject for Forwarder {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.shard.deadline()
+        let idle = self.pairs.values().map(|pair| self.expiry(pair)).min();
+        [self.shard.deadline(), idle].into_iter().flatten().min()
     }
 
     fn sample(&self) -> Sample {

@@ -61,6 +61,8 @@ const BLOCKS: usize = 512;
 const FLOWS: usize = 256;
 /// Virtual time after which everything must be over: a run of losses may take the longest retransmission timeouts.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Virtual time after which the device has noticed who went without a word, and has forgotten them.
+const REST: Duration = Duration::from_secs(300);
 /// Port of the service and of the node.
 const PORT: u16 = 8444;
 
@@ -190,7 +192,7 @@ impl Run {
 
     /// Once everybody has gone and timers have run out, nothing is held any more.
     fn check_rest(&mut self) -> Result<(), String> {
-        self.world.run_until(self.world.now() + Duration::from_secs(150), &mut self.device);
+        self.world.run_until(self.world.now() + REST, &mut self.device);
         for note in std::mem::take(&mut self.world.notes) {
             if let Note::Corrupted(..) | Note::Surplus(..) = note {
                 return Err(format!("{note:?}"));

@@ -1,0 +1,65 @@
+//! The simulation of the TCP engine over many seeds. `SEEDS=1000` or `SEEDS=17..40` says which; `SEED=17` repeats one and
+//! tells about it.
+
+use std::ops::Range;
+
+use hedgerow_lab::tcp_world;
+
+/// How many seeds an ordinary test run takes: some twenty seconds.
+const SEEDS: u64 = 1_000;
+
+fn seeds() -> Range<u64> {
+    let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("a number instead of `{text}`"));
+    if let Ok(seed) = std::env::var("SEED") {
+        let seed = number(&seed);
+        return seed..seed + 1;
+    }
+    match std::env::var("SEEDS") {
+        Ok(text) => match text.split_once("..") {
+            Some((from, to)) => number(from)..number(to),
+            None => 0..number(&text),
+        },
+        Err(_) => 0..SEEDS,
+    }
+}
+
+#[test]
+fn streams_survive_every_seed() {
+    let mut failures = Vec::new();
+    let (mut whole, mut bytes, mut retransmissions) = (0, 0, 0);
+    let seeds = seeds();
+    for seed in seeds.clone() {
+        // A panic inside is a failure of its seed, not of the whole run.
+        match std::panic::catch_unwind(|| tcp_world::run(seed)) {
+            Ok(Ok(report)) => {
+                whole += report.whole;
+                bytes += report.bytes;
+                retransmissions += report.retransmissions;
+                if seeds.end - seeds.start == 1 {
+                    println!("{report:#?}");
+                }
+            }
+            Ok(Err(failure)) => failures.push(failure.to_string()),
+            Err(_) => failures.push(format!("seed {seed}: panicked")),
+        }
+    }
+    println!("{whole} connections, {bytes} bytes compared, {retransmissions} retransmissions");
+    let count = failures.len();
+    assert!(
+        failures.is_empty(),
+        "{count} of {seeds:?} failed; repeat one with SEED=n:\n{}",
+        failures.join("\n")
+    );
+    assert!(whole > 0 && bytes > 0, "nothing was compared");
+}
+
+#[test]
+fn a_seed_repeats_itself_frame_by_frame() {
+    for seed in [3, 4] {
+        let (one, two) = (tcp_world::run(seed), tcp_world::run(seed));
+        assert_eq!(one, two);
+        assert!(one.is_ok_and(|report| report.traffic.to_device > 0));
+    }
+    let fingerprint = |seed| tcp_world::run(seed).map(|report| report.fingerprint);
+    assert_ne!(fingerprint(3), fingerprint(4));
+}
