@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use diagnostic::{Diagnostic, Report};
+pub use diagnostic::{Diagnostic, Report, nearest};
 use units::Prefix;
 
 /// A whole configuration.

@@ -15,6 +15,7 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use hedgerow_dataplane::Instant;
@@ -247,6 +248,17 @@ impl<P: Port> Core<P> {
         }
     }
 
+    /// Has the ports receive what neighbour discovery needs. To be called once, before the first step.
+    pub fn join_groups(&mut self) -> Result<(), PortFault> {
+        for (index, attached) in self.ports.iter_mut().enumerate() {
+            let link = self.shard.link(LinkId(index as u8));
+            for group in link.map(|link| link.multicast_groups()).unwrap_or_default() {
+                attached.port.join(group).map_err(|error| PortFault { port: index, error })?;
+            }
+        }
+        Ok(())
+    }
+
     /// One turn of the loop: receives, decides, sends. `unix_ms` is the time of day in milliseconds since the epoch.
     pub fn step(&mut self, now: Instant, unix_ms: u64) -> Result<Progress, PortFault> {
         self.tell_utc(now, unix_ms);
@@ -316,9 +328,10 @@ impl<P: Port> Core<P> {
         self.ports.iter().map(|attached| (attached.port.abilities(), attached.port.statistics()))
     }
 
-    /// A port, to wait for its frames.
-    pub fn port(&mut self, index: usize) -> Option<&mut P> {
-        self.ports.get_mut(index).map(|attached| &mut attached.port)
+    /// Descriptors that become readable when frames wait; `None` where a port has none, or holds frames that only another
+    /// step will bring out.
+    pub fn park(&mut self) -> Option<Vec<BorrowedFd<'_>>> {
+        self.ports.iter_mut().map(|attached| attached.port.park()).collect()
     }
 
     /// The dataplane.

@@ -135,3 +135,9 @@ impl Subject for Device {
         }
     }
 }
+
+/// Runs the world around the core and tells what happens.
+pub fn run(options: &hedgerow_lab::Options) -> Result<(), String> {
+    let _ = options;
+    Err("the simulated world is not complete yet".to_owned())
+}

@@ -6,10 +6,17 @@
 //! - [`pool`]: nodes, their turns and their pace.
 
 pub mod assemble;
+pub mod check;
+pub mod cli;
 pub mod config;
 pub mod core;
+pub mod events;
+pub mod explain;
 pub mod identity;
 #[cfg(feature = "lab")]
 pub mod lab;
+pub mod management;
 pub mod pool;
+pub mod run;
 pub mod sessions;
+pub mod status;

@@ -1,3 +1,5 @@
 //! The `hedgerow` program.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    hedgerow::cli::main()
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::diagnostic::{Diagnostic, did_you_mean};
+use super::diagnostic::{Diagnostic, nearest};
 use super::file::{self, CoreChoice, File};
 use super::units::{Hop, NodeAddress, Period, Prefix};
 use super::{Config, Identity, Limits, Listener, Management, Mode, Node, PeerType, Pool, Port, Protocol};
@@ -450,8 +450,7 @@ impl Lowering<'_> {
                 [] => format!("expected a section `[{kind}.{}]`", name.get_ref()),
                 known => format!("expected `{}`", known.join("` or `")),
             };
-            let help =
-                did_you_mean(name.get_ref(), known.iter().copied()).map(|n| format!("did you mean `{n}`?"));
+            let help = nearest(name.get_ref(), known.iter().copied()).map(|n| format!("did you mean `{n}`?"));
             self.error(
                 Diagnostic::error(name.span(), format!("there is no {kind} `{}`", name.get_ref()), expected)
                     .maybe_help(help),

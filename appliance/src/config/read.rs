@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::diagnostic::{Diagnostic, did_you_mean};
+use super::diagnostic::{Diagnostic, nearest};
 use super::file::{self, File};
 
 /// Reads what can be read, and says what cannot.
@@ -106,8 +106,7 @@ impl<'i> Reader<'_, 'i> {
         let field = path(self.root, span.start).map(|path| format!("`{path}`: ")).unwrap_or_default();
         let message = error.message();
         if let Some((kind, word, known)) = unknown_word(message) {
-            let help =
-                did_you_mean(word, known.iter().copied()).map(|word| format!("did you mean `{word}`?"));
+            let help = nearest(word, known.iter().copied()).map(|word| format!("did you mean `{word}`?"));
             let title = format!("{field}unknown {kind} `{word}`");
             return Diagnostic::error(span, title, format!("expected {}", one_of(&known))).maybe_help(help);
         }
@@ -128,7 +127,7 @@ impl<'i> Reader<'_, 'i> {
     }
 
     fn unknown(&mut self, span: Range<usize>, kind: &str, word: &str, known: &[&str]) {
-        let help = did_you_mean(word, known.iter().copied()).map(|word| format!("did you mean `{word}`?"));
+        let help = nearest(word, known.iter().copied()).map(|word| format!("did you mean `{word}`?"));
         self.errors.push(
             Diagnostic::error(
                 span,

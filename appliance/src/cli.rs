@@ -1,0 +1,385 @@
+//! The command line: what can be asked for, and the exit status.
+//!
+//! 0: done. 1: refused, with the reason on standard error. 2: the command line itself is wrong.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use hedgerow_policy::PeerId;
+use hedgerow_policy::identity::Fleet;
+use hedgerow_policy::tls::ca::Authority;
+
+use crate::config::units::NodeId;
+use crate::config::{Config, LoadError};
+use crate::identity::Secret;
+use crate::management::{self, Request, Response};
+use crate::{check, explain, run};
+
+#[derive(Parser)]
+#[command(
+    name = "hedgerow",
+    version,
+    about = "A firewall appliance for Chia full nodes",
+    long_about = "A firewall appliance for Chia full nodes: its own TCP stack, TLS, WebSocket and every Chia message, \
+                  before a node hears of it.",
+    after_help = "Examples:\n  \
+        hedgerow lab                                   see it at work, without privileges or network\n  \
+        hedgerow identity new /etc/hedgerow/secret     once per fleet\n  \
+        hedgerow check /etc/hedgerow/hedgerow.toml     before every change\n  \
+        hedgerow run -c /etc/hedgerow/hedgerow.toml    the appliance\n  \
+        hedgerow status                                what it does and what it refuses"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the appliance until SIGTERM or SIGINT
+    #[command(after_help = "Example:\n  hedgerow run -c /etc/hedgerow/hedgerow.toml --log-format json")]
+    Run(RunArgs),
+    /// Check configuration files and say what they would do
+    #[command(
+        after_help = "Example:\n  hedgerow check /etc/hedgerow/hedgerow.toml\n\nExits with 1 if any file is wrong."
+    )]
+    Check {
+        /// The files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Show what a running appliance does: ports, flows, sessions, nodes, refusals, memory
+    #[command(after_help = "Examples:\n  hedgerow status\n  hedgerow status --json | jq .refused")]
+    Status(ClientArgs),
+    /// Show the last session events of a running appliance: who was connected to which node, who was closed and why
+    #[command(after_help = "Example:\n  hedgerow events --json | jq 'select(.event == \"closed\")'")]
+    Events(ClientArgs),
+    /// Explain the reasons for which frames, flows and sessions are refused
+    #[command(after_help = "Examples:\n  hedgerow explain bad_cookie\n  hedgerow explain --all")]
+    Explain {
+        /// A reason, as counters and events name it
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        reason: Option<String>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+        /// As a Markdown document
+        #[arg(long, requires = "all")]
+        markdown: bool,
+    },
+    /// See everything in one process, without privileges: peers, attackers, a node, and Hedgerow between them
+    #[cfg(feature = "lab")]
+    #[command(after_help = "Examples:\n  hedgerow lab\n  hedgerow lab --seconds 30 --seed 7 --json")]
+    Lab(LabArgs),
+    /// Make and show the secret that a fleet's identities derive from
+    #[command(subcommand)]
+    Identity(Identity),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  hedgerow completions bash > /etc/bash_completion.d/hedgerow")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// The configuration
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t = LogFormat::Human)]
+    log_format: LogFormat,
+    /// Which log lines there are: a level, or levels per module
+    #[arg(long, env = "HEDGEROW_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people
+    Human,
+    /// JSON lines
+    Json,
+}
+
+#[derive(Args)]
+struct ClientArgs {
+    /// The appliance's control socket
+    #[arg(long, value_name = "PATH", default_value = "/run/hedgerow.sock")]
+    socket: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[cfg(feature = "lab")]
+#[derive(Args)]
+struct LabArgs {
+    /// Virtual seconds to run for
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Where all chance comes from: the same seed tells the same story
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON object at the end instead of the story
+    #[arg(long)]
+    json: bool,
+    /// No colours, no lines rewritten in place
+    #[arg(long)]
+    no_color: bool,
+}
+
+#[derive(Subcommand)]
+enum Identity {
+    /// Draw a new fleet secret into a file that must not exist yet (mode 0600)
+    #[command(
+        after_help = "Example:\n  hedgerow identity new /etc/hedgerow/secret\n\nCopy the file to every appliance of the fleet."
+    )]
+    New {
+        /// The file
+        file: PathBuf,
+    },
+    /// Show what derives from a fleet secret; never the secret itself
+    #[command(
+        after_help = "Example:\n  hedgerow identity show /etc/hedgerow/secret --service 203.0.113.7:8444"
+    )]
+    Show {
+        /// The file
+        file: PathBuf,
+        /// The node id that peers see at this service address
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        service: Vec<SocketAddr>,
+        /// The id under which nodes see the peer with this id
+        #[arg(long, value_name = "NODE_ID")]
+        peer: Vec<NodeId>,
+    },
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run_appliance(&args),
+        Command::Check { files } => check_files(&files),
+        Command::Status(args) => status(&args),
+        Command::Events(args) => events(&args),
+        Command::Explain { reason, all: _, markdown } => explain_reason(reason.as_deref(), markdown),
+        #[cfg(feature = "lab")]
+        Command::Lab(args) => lab(&args),
+        Command::Identity(Identity::New { file }) => identity_new(&file),
+        Command::Identity(Identity::Show { file, service, peer }) => identity_show(&file, &service, &peer),
+        Command::Completions { shell } => completions(shell),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            if !message.is_empty() {
+                eprintln!("hedgerow: {message}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints to standard output; a reader that went away (`| head`) is no error.
+fn print(text: &str) -> Result<(), String> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String, String> {
+    serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|error| error.to_string())
+}
+
+/// Loads a configuration; its warnings and errors go to standard error.
+fn load(path: &Path) -> Result<Config, String> {
+    let colour = std::io::stderr().is_terminal();
+    match Config::load(path) {
+        Ok((config, report)) => {
+            eprint!("{}", report.render(colour));
+            Ok(config)
+        }
+        Err(LoadError::Wrong(report)) => {
+            eprint!("{}", report.render(colour));
+            let count = report.diagnostics.iter().filter(|d| d.fatal).count();
+            let errors = if count == 1 { "error" } else { "errors" };
+            Err(format!("{}: {count} {errors}", path.display()))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn run_appliance(args: &RunArgs) -> Result<(), String> {
+    let config = load(&args.config)?;
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(&args.log).map_err(|e| format!("--log {}: {e}", args.log))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Human => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    run::run(config).map_err(|error| error.to_string())
+}
+
+fn check_files(files: &[PathBuf]) -> Result<(), String> {
+    let mut wrong = Vec::new();
+    for path in files {
+        match load(path) {
+            Ok(config) => {
+                print(&format!("{}: valid\n{}", path.display(), indent(&check::summary(&config))))?;
+                for (fatal, problem) in check::machine(&config) {
+                    if fatal {
+                        wrong.push(problem);
+                    } else {
+                        eprintln!("warning: {problem}");
+                    }
+                }
+            }
+            Err(message) => wrong.push(message),
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\nhedgerow: ")) }
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+/// Asks a running appliance, and says what to do where there is none.
+fn ask(args: &ClientArgs, request: &Request) -> Result<Response, String> {
+    let socket = args.socket.display();
+    match management::ask(&args.socket, request) {
+        Ok(Response::Error(error)) => Err(error),
+        Ok(response) => Ok(response),
+        Err(error) => Err(match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+                format!(
+                    "no appliance answers at {socket}: is it running, and is this its `management.socket`?"
+                )
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                format!("{socket} belongs to another user: ask as that user or as root")
+            }
+            _ => format!("{socket}: {error}"),
+        }),
+    }
+}
+
+fn status(args: &ClientArgs) -> Result<(), String> {
+    match ask(args, &Request::Status)? {
+        Response::Status(status) if args.json => print(&json(&status)?),
+        Response::Status(status) => print(&status.to_string()),
+        _ => Err("the appliance gave another answer than was asked for".to_owned()),
+    }
+}
+
+fn events(args: &ClientArgs) -> Result<(), String> {
+    let Response::Events(events) = ask(args, &Request::Events)? else {
+        return Err("the appliance gave another answer than was asked for".to_owned());
+    };
+    for event in events {
+        let line = match args.json {
+            true => serde_json::to_string(&event).map_err(|error| error.to_string())?,
+            false => event.to_string(),
+        };
+        print(&(line + "\n"))?;
+    }
+    Ok(())
+}
+
+fn explain_reason(reason: Option<&str>, markdown: bool) -> Result<(), String> {
+    if markdown {
+        return print(&explain::markdown());
+    }
+    let entries = match reason {
+        Some(reason) => explain::find(reason)?,
+        None => explain::entries(),
+    };
+    for entry in entries {
+        let decider = match entry.decider {
+            explain::Decider::Dataplane => "frames and flows",
+            explain::Decider::Policy => "sessions",
+        };
+        print(&format!("{} ({decider})\n    {}\n", entry.name, entry.manual))?;
+    }
+    Ok(())
+}
+
+#[cfg(feature = "lab")]
+fn lab(args: &LabArgs) -> Result<(), String> {
+    let terminal = std::io::stdout().is_terminal() && !args.no_color;
+    let options = hedgerow_lab::Options {
+        seconds: args.seconds,
+        seed: args.seed,
+        json: args.json,
+        paced: !args.json && std::io::stdout().is_terminal(),
+        terminal,
+    };
+    crate::lab::run(&options)
+}
+
+fn identity_new(file: &Path) -> Result<(), String> {
+    Secret::create(file).map_err(|error| error.to_string())?;
+    print(&format!("{}: a new fleet secret; keep it secret, keep a copy\n", file.display()))
+}
+
+fn identity_show(file: &Path, services: &[SocketAddr], peers: &[NodeId]) -> Result<(), String> {
+    let secret = Secret::load(file).map_err(|error| error.to_string())?;
+    let authority = Authority::chia().map_err(|error| error.to_string())?;
+    let fleet = Fleet::new(secret.bytes(), &authority).map_err(|error| error.to_string())?;
+    let fingerprint: String =
+        secret.derive("fingerprint")[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    print(&format!("fleet {fingerprint} (equal on appliances that share the secret)\n"))?;
+    for service in services {
+        let credential =
+            fleet.service(&authority, service.ip(), service.port()).map_err(|e| e.to_string())?;
+        print(&format!("service {service}: {}\n", id(credential.id())))?;
+    }
+    for peer in peers {
+        let credential = fleet.identity(PeerId(peer.0)).map_err(|error| error.to_string())?;
+        print(&format!("peer {}: nodes see {}\n", PeerId(peer.0), id(credential.id())))?;
+    }
+    Ok(())
+}
+
+fn id(id: Option<PeerId>) -> String {
+    id.map_or_else(|| "none".to_owned(), |id| id.to_string())
+}
+
+fn completions(shell: Shell) -> Result<(), String> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "hedgerow", &mut script);
+    print(&String::from_utf8_lossy(&script))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn explain_wants_a_reason_or_all() {
+        for (args, good) in [
+            (vec!["explain"], false),
+            (vec!["explain", "--all"], true),
+            (vec!["explain", "martian"], true),
+            (vec!["explain", "martian", "--all"], false),
+            (vec!["explain", "martian", "--markdown"], false),
+            (vec!["explain", "--all", "--markdown"], true),
+        ] {
+            let parsed = Cli::try_parse_from(std::iter::once("hedgerow").chain(args.iter().copied()));
+            assert_eq!(parsed.is_ok(), good, "{args:?}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Session events on their way out: a bounded ring for the socket and, where configured, a file of JSON lines.
+//!
+//! The core hands events over through a bounded queue and never waits; a thread of its own writes them.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::core::{Happened, SessionEvent};
+
+/// A session event as it is written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventLine {
+    /// Milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+    /// `dialled` or `closed`.
+    pub event: String,
+    /// The session's number in this run.
+    pub session: u64,
+    /// The listener's name.
+    pub listener: String,
+    /// The peer's address and port.
+    pub peer: String,
+    /// The peer's identity, where it showed one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The node that it was connected to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Why it ended; see `hedgerow explain`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why the dataplane ended its connection, where it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flow_reason: Option<String>,
+    /// How long it was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// Bytes from the peer, encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_from_peer: Option<u64>,
+    /// Bytes from the node, encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_from_node: Option<u64>,
+}
+
+impl EventLine {
+    /// An event with the names of the configuration.
+    pub fn new(config: &Config, event: &SessionEvent) -> EventLine {
+        let mut line = EventLine {
+            unix_ms: event.unix_ms,
+            event: String::new(),
+            session: event.number,
+            listener: config.listeners.get(event.listener).map_or_else(String::new, |l| l.name.clone()),
+            peer: event.peer.to_string(),
+            id: event.id.map(|id| id.to_string()),
+            node: None,
+            reason: None,
+            flow_reason: None,
+            seconds: None,
+            bytes_from_peer: None,
+            bytes_from_node: None,
+        };
+        match event.what {
+            Happened::Dialled { pool, node } => {
+                line.event = "dialled".to_owned();
+                let node = config.pools.get(pool).and_then(|pool| pool.nodes.get(node));
+                line.node = node.map(|node| node.name.clone());
+            }
+            Happened::Closed { reason, flow, lasted, from_peer, from_node } => {
+                line.event = "closed".to_owned();
+                line.reason = Some(reason.name().to_owned());
+                line.flow_reason = flow.map(|reason| reason.name().to_owned());
+                line.seconds = Some(lasted.as_secs_f64());
+                line.bytes_from_peer = Some(from_peer);
+                line.bytes_from_node = Some(from_node);
+            }
+        }
+        line
+    }
+}
+
+/// The last events, shared with the socket.
+#[derive(Debug, Clone, Default)]
+pub struct Recent(Arc<Mutex<VecDeque<EventLine>>>);
+
+impl Recent {
+    /// The last events, oldest first.
+    pub fn lines(&self) -> Vec<EventLine> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    fn push(&self, line: EventLine, room: usize) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while lines.len() >= room.max(1) {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+}
+
+/// The core's end.
+#[derive(Debug)]
+pub struct EventSink {
+    queue: Option<Sender<EventLine>>,
+    writer: Option<JoinHandle<()>>,
+    recent: Recent,
+    /// Events that found the queue full.
+    pub lost: u64,
+}
+
+impl EventSink {
+    /// Opens the event file, if there is one, and starts the writer. Keeps `room` events in memory.
+    pub fn open(file: Option<&Path>, room: usize) -> std::io::Result<EventSink> {
+        let open = |path: &Path| OpenOptions::new().append(true).create(true).mode(0o640).open(path);
+        let file = file.map(open).transpose()?;
+        let (queue, events) = bounded(room.max(64));
+        let recent = Recent::default();
+        let shared = recent.clone();
+        let writer = std::thread::Builder::new()
+            .name("events".into())
+            .spawn(move || write(&events, file, &shared, room))?;
+        Ok(EventSink { queue: Some(queue), writer: Some(writer), recent, lost: 0 })
+    }
+
+    /// Hands an event over; never waits.
+    pub fn send(&mut self, line: EventLine) {
+        let sent = self.queue.as_ref().map(|queue| queue.try_send(line));
+        self.lost += u64::from(matches!(sent, Some(Err(TrySendError::Full(_)))));
+    }
+
+    /// The last events.
+    pub fn recent(&self) -> Recent {
+        self.recent.clone()
+    }
+}
+
+impl Drop for EventSink {
+    /// Waits until the last event is written.
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has said so itself.
+            let _ = writer.join();
+        }
+    }
+}
+
+fn write(events: &Receiver<EventLine>, mut file: Option<File>, recent: &Recent, room: usize) {
+    let mut failing = false;
+    for line in events {
+        if let Some(file) = &mut file
+            && let Ok(mut text) = serde_json::to_string(&line)
+        {
+            text.push('\n');
+            // A full disk loses events, never sessions; it is said once, and once more when it is over.
+            let failed = file.write_all(text.as_bytes()).err();
+            match (&failed, failing) {
+                (Some(error), false) => tracing::error!(%error, "the event file cannot be written"),
+                (None, true) => tracing::info!("the event file can be written again"),
+                _ => {}
+            }
+            failing = failed.is_some();
+        }
+        recent.push(line, room);
+    }
+}
+
+impl std::fmt::Display for EventLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:03}", self.unix_ms / 1_000, self.unix_ms % 1_000)?;
+        write!(f, " session {} {} from {} at {}", self.session, self.event, self.peer, self.listener)?;
+        if let Some(node) = &self.node {
+            write!(f, " to {node}")?;
+        }
+        if let Some(reason) = &self.reason {
+            write!(f, ": {reason}")?;
+        }
+        if let Some(reason) = &self.flow_reason {
+            write!(f, " ({reason})")?;
+        }
+        if let Some(seconds) = self.seconds {
+            write!(f, " after {seconds:.1} s")?;
+        }
+        Ok(())
+    }
+}

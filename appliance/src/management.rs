@@ -1,0 +1,188 @@
+//! The control socket: one JSON request per line, one JSON answer per line.
+//!
+//! Requests are answered by a thread of their own; only `status` asks the core, which answers between two steps.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use serde::{Deserialize, Serialize};
+
+use crate::events::{EventLine, Recent};
+use crate::status::Status;
+
+/// How long either side of the socket waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest request, in bytes.
+const REQUEST_MAX: u64 = 4_096;
+/// Commands that may wait for the core.
+const COMMANDS: usize = 16;
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// The state of the appliance.
+    Status,
+    /// The last session events.
+    Events,
+}
+
+/// What it is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Events`].
+    Events(Vec<EventLine>),
+    /// It could not be done.
+    Error(String),
+}
+
+/// What the core is asked between two steps.
+#[derive(Debug)]
+pub enum Command {
+    /// Report the state.
+    Status(Sender<Box<Status>>),
+    /// Drain and stop.
+    Stop,
+}
+
+/// The way to a core that may be asleep.
+#[derive(Debug, Clone)]
+pub struct Control {
+    commands: Sender<Command>,
+    wake: Arc<OwnedFd>,
+}
+
+/// The core's end of a [`Control`].
+#[derive(Debug)]
+pub struct Commands {
+    commands: Receiver<Command>,
+    wake: Arc<OwnedFd>,
+}
+
+/// A way to the core.
+pub fn control() -> io::Result<(Control, Commands)> {
+    use rustix::event::{EventfdFlags, eventfd};
+    let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+    let (sender, receiver) = bounded(COMMANDS);
+    Ok((Control { commands: sender, wake: wake.clone() }, Commands { commands: receiver, wake }))
+}
+
+impl Control {
+    /// Hands a command over and wakes the core; false where the core does not keep up or is gone.
+    pub fn send(&self, command: Command) -> bool {
+        let sent = self.commands.try_send(command).is_ok();
+        // A counter that is full wakes just as well.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        sent
+    }
+
+    fn status(&self) -> Response {
+        let (sender, receiver) = bounded(1);
+        if !self.send(Command::Status(sender)) {
+            return Response::Error("the core does not keep up with requests".to_owned());
+        }
+        match receiver.recv_timeout(PATIENCE) {
+            Ok(status) => Response::Status(status),
+            Err(_) => Response::Error("the core did not answer in time".to_owned()),
+        }
+    }
+}
+
+impl Commands {
+    /// The next command.
+    pub fn next(&self) -> Option<Command> {
+        self.commands.try_recv().ok()
+    }
+
+    /// Becomes readable when a command waits.
+    pub fn fd(&self) -> impl AsFd + '_ {
+        &*self.wake
+    }
+
+    /// Takes the wake-ups that have come.
+    pub fn clear(&self) {
+        let mut count = [0; 8];
+        // Nothing to take is what it mostly finds.
+        let _ = rustix::io::read(&self.wake, &mut count);
+    }
+}
+
+/// The listening socket; its file goes with it.
+#[derive(Debug)]
+pub struct Socket {
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // It may be gone already: whoever removed it wanted the same.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Opens the socket, for its owner alone, and answers requests until the process ends.
+pub fn serve(path: &Path, control: Control, recent: Recent) -> io::Result<Socket> {
+    clear_stale(path)?;
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600))?;
+    let socket = Socket { path: path.to_owned() };
+    std::thread::Builder::new().name("management".into()).spawn(move || {
+        for stream in listener.incoming().flatten() {
+            if let Err(error) = answer(&stream, &control, &recent) {
+                tracing::debug!(%error, "a client of the control socket went away");
+            }
+        }
+    })?;
+    Ok(socket)
+}
+
+/// Removes what a dead process left behind; refuses to take a living one's place.
+fn clear_stale(path: &Path) -> io::Result<()> {
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another hedgerow answers there")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Serves one client: as many requests as it has, one after the other, with time limits.
+fn answer(stream: &UnixStream, control: &Control, recent: &Recent) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if reader.by_ref().take(REQUEST_MAX).read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let response = match serde_json::from_str(&line) {
+            Ok(Request::Status) => control.status(),
+            Ok(Request::Events) => Response::Events(recent.lines()),
+            Err(error) => Response::Error(format!("not a request: {error}")),
+        };
+        let mut text = serde_json::to_vec(&response)?;
+        text.push(b'\n');
+        (&mut &*stream).write_all(&text)?;
+    }
+}
+
+/// Asks the appliance behind `path`.
+pub fn ask(path: &Path, request: &Request) -> io::Result<Response> {
+    let stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(PATIENCE * 2))?;
+    let mut text = serde_json::to_vec(request)?;
+    text.push(b'\n');
+    (&stream).write_all(&text)?;
+    let mut line = String::new();
+    BufReader::new(&stream).read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
+}
