@@ -339,7 +339,7 @@ fn open_there<'a>(
     }
 }
 
-/// Completes the record at the front of our own memory, and decrypts it.
+/// Completes the record at the front of our own memory and decrypts it; then the next one, until one has something in it.
 fn open_here<'a>(
     traffic: &mut Traffic,
     inbox: &'a mut Inbox,
@@ -351,10 +351,23 @@ fn open_here<'a>(
     if let Some(length) = record::length(&inbox.bytes) {
         taken += top_up(&mut inbox.bytes, length, bytes.get(taken..).unwrap_or_default());
     }
-    let Some(length) = whole(&inbox.bytes)? else { return Ok((taken, Opened::Nothing)) };
-    *spent = length;
-    let record = inbox.bytes.get_mut(..length).ok_or(Failure::Internal)?;
-    Ok((taken, traffic.open(record)?))
+    let mut begin = 0;
+    while let Some(length) = whole(inbox.bytes.get(begin..).unwrap_or_default())? {
+        let record = inbox.bytes.get_mut(begin..begin + length).ok_or(Failure::Internal)?;
+        let front = begin + traffic.front();
+        begin += length;
+        *spent = begin;
+        match traffic.open(record)? {
+            Opened::Data([]) | Opened::Nothing => {}
+            Opened::Data(plain) => {
+                let end = front + plain.len();
+                let plain = inbox.bytes.get_mut(front..end).ok_or(Failure::Internal)?;
+                return Ok((taken, Opened::Data(plain)));
+            }
+            Opened::Closed => return Ok((taken, Opened::Closed)),
+        }
+    }
+    Ok((taken, Opened::Nothing))
 }
 
 /// Appends to `held` until it is `length` long; says how many bytes that took.

@@ -166,6 +166,11 @@ impl Traffic {
         Ok(())
     }
 
+    /// Where the plaintext of a record lies in it.
+    pub(super) fn front(&self) -> usize {
+        HEADER + self.receiving.explicit_nonce.unwrap_or(0)
+    }
+
     /// Encrypts `plain` as application data into `space`, which has room for [`OVERHEAD`] more; says how many bytes it wrote.
     pub(super) fn seal(&mut self, plain: &[u8], space: &mut [u8]) -> Result<usize, Failure> {
         self.sending.seal(APPLICATION_DATA, plain, space)

@@ -144,6 +144,28 @@ fn many_requests_for_a_key_update_get_one_answer() {
     client.reader().read_exact(&mut heard).unwrap();
 }
 
+/// What [`feed`] does with one call at a time, as strictly as the contract allows: it stops at the first call that neither
+/// takes nor yields anything.
+#[test]
+fn key_updates_right_behind_finished_do_not_hide_the_data_behind_them() {
+    let mut server = acceptor().accept();
+    let mut client = foreign_client(&settings(), Some(peer(2)), &[&TLS13]);
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    feed(&mut server, &hello).unwrap();
+    listen(&mut client, &said(&mut server));
+    client.refresh_traffic_keys().unwrap();
+    client.writer().write_all(b"data").unwrap();
+    let mut flight = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut flight).unwrap();
+    }
+    assert_eq!(server.receive(&mut flight).unwrap().taken, flight.len());
+    work(&mut server).unwrap();
+    assert_eq!(server.receive(&mut []).unwrap().plain, b"data");
+    assert_eq!(server.receive(&mut []).unwrap().plain, b"");
+}
+
 #[test]
 fn a_flood_of_key_updates_ends_the_connection() {
     let (mut client, mut server) = established();
