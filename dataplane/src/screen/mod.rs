@@ -20,9 +20,7 @@ use spent::Spent;
 use crate::Reason;
 use crate::shard::{Accept, Listener};
 use crate::time::Instant;
-use crate::wire::{
-    Agreed, BuildRules, Flags, FlowKey, LinkId, LinkRules, Options, Outgoing, Packet, Seq, build_tcp,
-};
+use crate::wire::{Agreed, Emitted, Flags, FlowKey, Head, LinkRules, Options, Packet, Seq};
 
 /// What becomes of a segment that belongs to no flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -284,21 +282,18 @@ struct Reply {
 /// Writes a reply over the packet that asked for it. It gets only the room that the packet took, so that never more
 /// bytes go out than came in.
 fn write(bytes: &mut [u8], packet: &Packet, reply: Reply) -> Option<usize> {
-    let segment = Outgoing {
-        key: packet.key(),
-        link: LinkId(0),
-        hop: None,
+    let head = Head {
+        key: &packet.key(),
+        source: packet.destination_mac,
+        destination: packet.source_mac,
+        tag: packet.vlan.filter(|_| packet.tagged()),
         seq: reply.seq,
         ack: reply.ack,
         flags: reply.flags,
         window: reply.window,
-        options: reply.options,
-        payload: [&[], &[]],
-        segment: 0,
+        options: Emitted::new(&reply.options),
     };
-    let rules = BuildRules { vlan: packet.vlan.filter(|_| packet.tagged()), ..BuildRules::default() };
-    let room = bytes.get_mut(..packet.end())?;
-    build_tcp(room, &segment, packet.destination_mac, packet.source_mac, &rules).map(|built| built.len)
+    head.build(bytes.get_mut(..packet.end())?)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::frame::Meta;
 use crate::wire::sample::{self, ACK, FIN, LINK, LINUX, OURS, RST, Read, SYN, Sample, THEIRS};
-use crate::wire::{AgreedTimestamps, parse};
+use crate::wire::{AgreedTimestamps, LinkId, parse};
 
 const LISTENER: Listener =
     Listener { link: LinkId(0), address: None, port: 8444, accept: Accept::ClientHello };

@@ -1,16 +1,16 @@
 //! Writes an [`Outgoing`] segment into a frame: Ethernet, optional tag, IPv4 or IPv6, TCP, payload and checksums.
 
-use super::checksum::{copy_and_sum, finish, fold, pseudo, shifted, sum};
+use super::checksum::{copy_and_sum, finish, fold, pseudo, shifted, sum_words};
 use super::options::Emitted;
 use super::parse::{
     ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, IPV4_HEADER, IPV6_HEADER, PROTOCOL_TCP,
     TCP_HEADER, VLAN_TAG,
 };
-use super::{FlowKey, Mac, Outgoing};
+use super::{Flags, FlowKey, Mac, Outgoing, Seq};
 use crate::frame::{Checksum, Meta};
 
 /// Time to live and hop limit of what we send (RFC 1700).
-pub(crate) const HOP_LIMIT: u8 = 64;
+const HOP_LIMIT: u8 = 64;
 /// Where the checksum lies in a TCP header.
 const CHECKSUM_OFFSET: usize = 16;
 
@@ -35,6 +35,21 @@ pub struct Built {
     pub meta: Meta,
 }
 
+/// Everything that stands before a segment's payload.
+pub(crate) struct Head<'a> {
+    /// Addresses and ports; `local` is the source.
+    pub(crate) key: &'a FlowKey,
+    pub(crate) source: Mac,
+    pub(crate) destination: Mac,
+    /// A VLAN tag in the bytes.
+    pub(crate) tag: Option<u16>,
+    pub(crate) seq: Seq,
+    pub(crate) ack: Seq,
+    pub(crate) flags: Flags,
+    pub(crate) window: u16,
+    pub(crate) options: Emitted,
+}
+
 /// Writes `segment` into `frame`; `None` if it does not fit there, or not into one IP packet.
 pub fn build_tcp(
     frame: &mut [u8],
@@ -43,114 +58,153 @@ pub fn build_tcp(
     destination: Mac,
     rules: &BuildRules,
 ) -> Option<Built> {
-    let options = Emitted::new(&segment.options);
-    let length = TCP_HEADER + options.as_slice().len() + segment.payload[0].len() + segment.payload[1].len();
-    let v4 = segment.key.local.is_v4();
-    let in_band = rules.vlan.filter(|_| !rules.vlan_offload);
-
-    let (link, rest) = frame.split_at_mut_checked(ETHERNET + in_band.map_or(0, |_| VLAN_TAG))?;
-    ethernet(link, source, destination, in_band, if v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 })?;
-    let (network, rest) = rest.split_at_mut_checked(if v4 { IPV4_HEADER } else { IPV6_HEADER })?;
-    let pseudo = if v4 { ipv4(network, &segment.key, length)? } else { ipv6(network, &segment.key, length)? };
-    let message = rest.get_mut(..length)?;
-
-    let start = link.len() + network.len();
-    let partial = rules.checksum_offload || segment.segment > 0;
-    tcp(message, segment, options.as_slice(), pseudo, partial)?;
-    let checksum = match partial {
-        true => Checksum::Partial { start: start as u16, offset: CHECKSUM_OFFSET as u16 },
-        false => Checksum::Unverified,
-    };
-    let vlan = rules.vlan.filter(|_| rules.vlan_offload);
-    Some(Built { len: start + length, meta: Meta { checksum, vlan, segment: segment.segment } })
-}
-
-fn ethernet(
-    header: &mut [u8],
-    source: Mac,
-    destination: Mac,
-    tag: Option<u16>,
-    ethertype: u16,
-) -> Option<()> {
-    header.get_mut(..6)?.copy_from_slice(&destination.0);
-    header.get_mut(6..12)?.copy_from_slice(&source.0);
-    let mut at = 12;
-    if let Some(tag) = tag {
-        header.get_mut(12..14)?.copy_from_slice(&ETHERTYPE_VLAN.to_be_bytes());
-        header.get_mut(14..16)?.copy_from_slice(&tag.to_be_bytes());
-        at += VLAN_TAG;
-    }
-    header.get_mut(at..at + 2)?.copy_from_slice(&ethertype.to_be_bytes());
-    Some(())
-}
-
-/// Writes an IPv4 header for `length` bytes of TCP; gives the sum of the pseudo-header.
-fn ipv4(into: &mut [u8], key: &FlowKey, length: usize) -> Option<u64> {
-    let (source, destination) = (key.local.v4()?, key.remote.v4()?);
-    let header = ipv4_header(source, destination, u16::try_from(IPV4_HEADER + length).ok()?);
-    into.copy_from_slice(&header);
-    Some(sum(&header[12..]) + pseudo(PROTOCOL_TCP, length))
-}
-
-/// An IPv4 header for TCP: not to be fragmented, hence with identification zero (RFC 6864, section 4.1).
-pub(crate) fn ipv4_header(source: [u8; 4], destination: [u8; 4], total: u16) -> [u8; IPV4_HEADER] {
-    let ([l0, l1], [a, b, c, d], [e, f, g, h]) = (total.to_be_bytes(), source, destination);
-    let mut header = [0x45, 0, l0, l1, 0, 0, 0x40, 0, HOP_LIMIT, PROTOCOL_TCP, 0, 0, a, b, c, d, e, f, g, h];
-    let [high, low] = finish(sum(&header));
-    (header[10], header[11]) = (high, low);
-    header
-}
-
-/// Writes an IPv6 header for `length` bytes of TCP; gives the sum of the pseudo-header.
-fn ipv6(into: &mut [u8], key: &FlowKey, length: usize) -> Option<u64> {
-    if key.remote.is_v4() {
-        return None;
-    }
-    let header = ipv6_header(key.local.octets(), key.remote.octets(), u16::try_from(length).ok()?);
-    into.copy_from_slice(&header);
-    Some(sum(&header[8..]) + pseudo(PROTOCOL_TCP, length))
-}
-
-/// An IPv6 header for TCP.
-pub(crate) fn ipv6_header(source: [u8; 16], destination: [u8; 16], length: u16) -> [u8; IPV6_HEADER] {
-    let [high, low] = length.to_be_bytes();
-    let mut header = [0; IPV6_HEADER];
-    header[..8].copy_from_slice(&[0x60, 0, 0, 0, high, low, PROTOCOL_TCP, HOP_LIMIT]);
-    header[8..24].copy_from_slice(&source);
-    header[24..].copy_from_slice(&destination);
-    header
-}
-
-fn tcp(message: &mut [u8], segment: &Outgoing<'_>, options: &[u8], pseudo: u64, partial: bool) -> Option<()> {
     let [first, second] = segment.payload;
-    let (header, payload) = message.split_at_mut_checked(TCP_HEADER + options.len())?;
-    let (fixed, rest) = header.split_first_chunk_mut::<TCP_HEADER>()?;
-    *fixed = tcp_header(segment, options.len());
-    rest.copy_from_slice(options);
+    let head = Head {
+        key: &segment.key,
+        source,
+        destination,
+        tag: rules.vlan.filter(|_| !rules.vlan_offload),
+        seq: segment.seq,
+        ack: segment.ack,
+        flags: segment.flags,
+        window: segment.window,
+        options: Emitted::new(&segment.options),
+    };
+    let length = first.len() + second.len();
+    let Written { start, end, pseudo, header } = head.write(frame, length)?;
+    let payload = frame.get_mut(end..end + length)?;
     let (to_first, to_second) = payload.split_at_mut_checked(first.len())?;
+    let partial = rules.checksum_offload || segment.segment > 0;
     let checksum = if partial {
         to_first.copy_from_slice(first);
         to_second.copy_from_slice(second);
         fold(pseudo).to_ne_bytes()
     } else {
-        let mut total = pseudo + sum(header) + copy_and_sum(to_first, first);
+        let mut total = pseudo + header + copy_and_sum(to_first, first);
         if !second.is_empty() {
             let added = copy_and_sum(to_second, second);
             total += if first.len().is_multiple_of(2) { added } else { shifted(added) };
         }
         finish(total)
     };
-    message.get_mut(CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2)?.copy_from_slice(&checksum);
-    Some(())
+    *frame.get_mut(start + CHECKSUM_OFFSET..)?.first_chunk_mut()? = checksum;
+    let checksum = match partial {
+        true => Checksum::Partial { start: start as u16, offset: CHECKSUM_OFFSET as u16 },
+        false => Checksum::Unverified,
+    };
+    let vlan = rules.vlan.filter(|_| rules.vlan_offload);
+    Some(Built { len: end + length, meta: Meta { checksum, vlan, segment: segment.segment } })
 }
 
-/// The fixed part of a TCP header, without its checksum.
-fn tcp_header(segment: &Outgoing<'_>, options: usize) -> [u8; TCP_HEADER] {
-    let ([s0, s1], [d0, d1]) = (segment.key.local_port.to_be_bytes(), segment.key.remote_port.to_be_bytes());
-    let ([q0, q1, q2, q3], [a0, a1, a2, a3]) = (segment.seq.0.to_be_bytes(), segment.ack.0.to_be_bytes());
-    let [w0, w1] = segment.window.to_be_bytes();
-    let offset = ((TCP_HEADER + options) as u8 / 4) << 4;
-    [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, offset, segment.flags.0, w0, w1, 0, 0, 0, 0]
+/// Where headers went, and what they add to the checksum.
+struct Written {
+    /// Offset of the TCP header.
+    start: usize,
+    /// Offset of the payload.
+    end: usize,
+    /// Sum of the pseudo-header.
+    pseudo: u64,
+    /// Sum of the TCP header without its checksum.
+    header: u64,
+}
+
+impl Head<'_> {
+    /// Writes a segment without payload, checksum complete; gives its length.
+    pub(crate) fn build(&self, frame: &mut [u8]) -> Option<usize> {
+        let Written { start, end, pseudo, header } = self.write(frame, 0)?;
+        *frame.get_mut(start + CHECKSUM_OFFSET..)?.first_chunk_mut()? = finish(pseudo + header);
+        Some(end)
+    }
+
+    /// Writes all headers in front of `payload` bytes. The TCP checksum stays zero.
+    fn write(&self, frame: &mut [u8], payload: usize) -> Option<Written> {
+        let options = self.options.words();
+        let length = TCP_HEADER + 4 * options.len() + payload;
+        let v4 = self.key.local.is_v4();
+        let link = self.write_link(frame, if v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 })?;
+        let rest = frame.get_mut(link..)?;
+        let (network, pseudo) =
+            if v4 { write_ipv4(rest, self.key, length)? } else { write_ipv6(rest, self.key, length)? };
+        let fixed = self.tcp();
+        let (to_fixed, to_options) = rest.get_mut(network..)?.split_at_mut_checked(TCP_HEADER)?;
+        put(to_fixed, &fixed)?;
+        put(to_options, options)?;
+        let start = link + network;
+        let header = sum_words(&fixed) + sum_words(options);
+        Some(Written { start, end: start + length - payload, pseudo, header })
+    }
+
+    fn write_link(&self, frame: &mut [u8], ethertype: u16) -> Option<usize> {
+        let (Mac([d0, d1, d2, d3, d4, d5]), Mac([s0, s1, s2, s3, s4, s5])) = (self.destination, self.source);
+        let [t0, t1] = if self.tag.is_some() { ETHERTYPE_VLAN } else { ethertype }.to_be_bytes();
+        *frame.first_chunk_mut::<ETHERNET>()? = [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1];
+        let Some(tag) = self.tag else { return Some(ETHERNET) };
+        let inner = u32::from(tag) << 16 | u32::from(ethertype);
+        *frame.get_mut(ETHERNET..)?.first_chunk_mut()? = inner.to_be_bytes();
+        Some(ETHERNET + VLAN_TAG)
+    }
+
+    /// The fixed part of the TCP header, without its checksum.
+    fn tcp(&self) -> [u32; TCP_HEADER / 4] {
+        let offset = (TCP_HEADER / 4 + self.options.words().len()) as u32;
+        [
+            u32::from(self.key.local_port) << 16 | u32::from(self.key.remote_port),
+            self.seq.0,
+            self.ack.0,
+            offset << 28 | u32::from(self.flags.0) << 16 | u32::from(self.window),
+            0,
+        ]
+    }
+}
+
+/// Writes an IPv4 header for `length` bytes of TCP, not to be fragmented and hence with identification zero (RFC 6864,
+/// section 4.1); gives its length and the sum of the pseudo-header.
+fn write_ipv4(into: &mut [u8], key: &FlowKey, length: usize) -> Option<(usize, u64)> {
+    let total = u16::try_from(IPV4_HEADER + length).ok()?;
+    let (source, destination) = (key.local.bits() as u32, key.remote.v4().map(u32::from_be_bytes)?);
+    let mut words = [
+        0x4500_0000 | u32::from(total),
+        0x4000,
+        u32::from(HOP_LIMIT) << 24 | u32::from(PROTOCOL_TCP) << 16,
+        source,
+        destination,
+    ];
+    words[2] |= u32::from(u16::from_be_bytes(finish(sum_words(&words))));
+    put(into, &words)?;
+    Some((IPV4_HEADER, sum_words(&words[3..]) + pseudo(PROTOCOL_TCP, length)))
+}
+
+/// Writes an IPv6 header for `length` bytes of TCP; gives its length and the sum of the pseudo-header.
+fn write_ipv6(into: &mut [u8], key: &FlowKey, length: usize) -> Option<(usize, u64)> {
+    if key.remote.is_v4() {
+        return None;
+    }
+    let payload = u16::try_from(length).ok()?;
+    let quarter = |bits: u128, at: u32| (bits >> (96 - 32 * at)) as u32;
+    let (source, destination) = (key.local.bits(), key.remote.bits());
+    let words = [
+        0x6000_0000,
+        u32::from(payload) << 16 | u32::from(PROTOCOL_TCP) << 8 | u32::from(HOP_LIMIT),
+        quarter(source, 0),
+        quarter(source, 1),
+        quarter(source, 2),
+        quarter(source, 3),
+        quarter(destination, 0),
+        quarter(destination, 1),
+        quarter(destination, 2),
+        quarter(destination, 3),
+    ];
+    put(into, &words)?;
+    Some((IPV6_HEADER, sum_words(&words[2..]) + pseudo(PROTOCOL_TCP, length)))
+}
+
+/// Writes words in the byte order of the wire.
+fn put(into: &mut [u8], words: &[u32]) -> Option<()> {
+    let places = into.as_chunks_mut::<4>().0.get_mut(..words.len())?;
+    for (place, word) in places.iter_mut().zip(words) {
+        *place = word.to_be_bytes();
+    }
+    Some(())
 }
 
 #[cfg(test)]

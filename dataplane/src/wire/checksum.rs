@@ -32,6 +32,11 @@ pub(crate) fn copy_and_sum(to: &mut [u8], from: &[u8]) -> u64 {
     total + sum(from_rest)
 }
 
+/// Adds up words that will stand in the byte order of the wire, as [`sum`] would over their bytes.
+pub(crate) fn sum_words(words: &[u32]) -> u64 {
+    words.iter().map(|word| u64::from(word.to_be())).sum()
+}
+
 /// The part of the pseudo-header that is not an address: protocol and length.
 pub(crate) fn pseudo(protocol: u8, length: usize) -> u64 {
     let length = length as u64;

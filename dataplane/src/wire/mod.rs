@@ -16,7 +16,8 @@ pub use build::{BuildRules, Built, build_tcp};
 pub use parse::{Kind, LinkRules, Packet, parse};
 pub use seq::Seq;
 
-pub(crate) use options::Found;
+pub(crate) use build::Head;
+pub(crate) use options::{Emitted, Found};
 
 /// Which of a shard's links a frame came from or goes to: an index into its configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -91,64 +91,61 @@ impl Found {
     }
 }
 
-/// Option bytes as they are sent, padded to a multiple of four.
+/// Options as they are sent: whole words, so that every layout is aligned and its checksum never touches memory.
 pub(crate) struct Emitted {
-    bytes: [u8; OPTIONS_MAX],
-    length: usize,
+    words: [u32; OPTIONS_MAX / 4],
+    count: usize,
 }
 
 impl Emitted {
-    /// Writes `options`: MSS, SACK permitted, timestamps and window scale in the order of a SYN, or aligned timestamps
-    /// and as many SACK blocks as fit (RFC 2018, section 3).
+    /// Lays `options` out: MSS, SACK permitted, timestamps and window scale in the order of a SYN, then as many SACK
+    /// blocks as fit (RFC 2018, section 3). They never take more room than the same options in a peer's header.
     pub(crate) fn new(options: &Options) -> Self {
-        let mut emitted = Emitted { bytes: [END; OPTIONS_MAX], length: 0 };
-        let syn = options.mss.is_some() || options.sack_permitted || options.window_scale.is_some();
+        let mut emitted = Emitted { words: [0; OPTIONS_MAX / 4], count: 0 };
         if let Some(mss) = options.mss {
-            let [high, low] = mss.to_be_bytes();
-            emitted.push([MSS, 4, high, low]);
-        }
-        if options.sack_permitted {
-            emitted.push([SACK_PERMITTED, 2]);
+            emitted.push(quad(MSS, 4, 0, 0) | u32::from(mss));
         }
         if let Some((value, echo)) = options.timestamps {
-            if !syn {
-                emitted.push([NOP, NOP]);
-            }
-            emitted.push([TIMESTAMPS, 10]);
-            emitted.push(value.to_be_bytes());
-            emitted.push(echo.to_be_bytes());
+            let (first, second) = if options.sack_permitted { (SACK_PERMITTED, 2) } else { (NOP, NOP) };
+            emitted.push(quad(first, second, TIMESTAMPS, 10));
+            emitted.push(value);
+            emitted.push(echo);
+        } else if options.sack_permitted {
+            emitted.push(quad(NOP, NOP, SACK_PERMITTED, 2));
         }
         if let Some(shift) = options.window_scale {
-            emitted.push([NOP, WINDOW_SCALE, 3, shift]);
+            emitted.push(quad(NOP, WINDOW_SCALE, 3, shift));
         }
         emitted.push_sack(options.sack.as_slice());
-        while !emitted.length.is_multiple_of(4) {
-            emitted.push([if syn { END } else { NOP }]);
-        }
         emitted
     }
 
-    fn push<const N: usize>(&mut self, piece: [u8; N]) {
-        if let Some(place) = self.bytes.get_mut(self.length..self.length + N) {
-            place.copy_from_slice(&piece);
-            self.length += N;
+    fn push(&mut self, word: u32) {
+        if let Some(place) = self.words.get_mut(self.count) {
+            *place = word;
+            self.count += 1;
         }
     }
 
     fn push_sack(&mut self, blocks: &[(Seq, Seq)]) {
-        let fit = (OPTIONS_MAX - self.length).saturating_sub(4) / 8;
+        let fit = (self.words.len() - self.count).saturating_sub(1) / 2;
         let blocks = &blocks[..blocks.len().min(fit)];
         if blocks.is_empty() {
             return;
         }
-        self.push([NOP, NOP, SACK, 2 + 8 * blocks.len() as u8]);
+        self.push(quad(NOP, NOP, SACK, 2 + 8 * blocks.len() as u8));
         for (left, right) in blocks {
-            self.push(left.0.to_be_bytes());
-            self.push(right.0.to_be_bytes());
+            self.push(left.0);
+            self.push(right.0);
         }
     }
 
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.length]
+    /// The words, to be written in the byte order of the wire.
+    pub(crate) fn words(&self) -> &[u32] {
+        &self.words[..self.count]
     }
+}
+
+fn quad(a: u8, b: u8, c: u8, d: u8) -> u32 {
+    u32::from_be_bytes([a, b, c, d])
 }

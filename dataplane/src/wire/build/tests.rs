@@ -1,8 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::wire::checksum::sum;
 use crate::wire::sample::{self, LINK, OURS, THEIRS};
-use crate::wire::{Flags, LinkId, LinkRules, Options, SackBlocks, Seq, parse};
+use crate::wire::{LinkId, LinkRules, Options, SackBlocks, parse};
 
 fn key(v6: bool) -> FlowKey {
     let (local, remote) = match v6 {
