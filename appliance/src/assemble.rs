@@ -238,7 +238,7 @@ impl<'a> Identities<'a> {
                 // A node that sees the peer's own address may also know its port.
                 server_port: if pool.source.is_transparent() { None } else { Some(0) },
                 deadlines,
-                budget: budget.clone(),
+                budgets: gate::Budgets { nodes: budget.clone(), ..standard.budgets },
                 ..standard
             };
             Ok((address, Arc::new(gate)))

@@ -1,13 +1,13 @@
 //! Messages on their way through: from the peer with each envelope judged first, from the node as it sends them.
 
 use core::time::Duration;
+use std::sync::Arc;
 
-use super::config::{Budget, Share};
+use super::config::{Budget, Budgets, Share};
 use crate::chia::{Asked, Envelope, Inspector, Judged, Scan};
 use crate::session::Instant;
 use crate::verdict::Reason;
 use crate::websocket::Writer;
-use std::sync::Arc;
 
 /// Fragments in which a streamed reply goes to the node; larger than a TLS record, so that what one record holds never
 /// completes one by itself.
@@ -22,10 +22,13 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How often it is tried again to get a share of the budget.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
 
+/// Messages up to this size are held without asking the budget: a session's own limit.
+const FREE: u64 = 64 * 1024;
+
 /// What passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Whole messages from the peer that were passed to the node, the handshake included.
+    /// Whole messages from the peer that passed, the handshake included.
     pub messages_to_node: u64,
     /// Messages from the node that were passed to the peer.
     pub messages_to_peer: u64,
@@ -44,15 +47,28 @@ pub struct Tally {
 struct Passing {
     total: u64,
     left: u64,
-    streams: Option<Streaming>,
+    streams: bool,
+    claim: Claim,
 }
 
+/// A large message's claim to memory: here where it is held, at the node where it streams.
 #[derive(Debug)]
-enum Streaming {
+enum Claim {
+    /// Too small to need one.
+    Free,
     /// The budget had no share left; tried again at this time.
     Waiting(Instant),
-    /// Under way.
+    /// The share is given back with the message.
     Granted { _share: Share },
+}
+
+impl Claim {
+    fn new(budget: &Arc<Budget>, bytes: u64, now: Instant) -> Claim {
+        match budget.take(bytes) {
+            Some(share) => Claim::Granted { _share: share },
+            None => Claim::Waiting(now + RETRY),
+        }
+    }
 }
 
 /// The way from the peer to the node.
@@ -62,6 +78,10 @@ pub(super) struct Inbound {
     passing: Option<Passing>,
     /// When the message or frame that has begun must be complete.
     due: Option<Instant>,
+    /// Since when the peer is not read.
+    paused: Option<Instant>,
+    /// The share of a message that passed, for as long as its bytes wait for the node.
+    passed: Option<Claim>,
 }
 
 impl Inbound {
@@ -102,17 +122,17 @@ impl Inbound {
     /// The envelope is there: what follows is held, streamed or refused.
     fn begin(&mut self, now: Instant, envelope: &Envelope, through: &mut Through<'_>) -> Result<(), Reason> {
         let total = envelope.total();
-        let judged = through.inspector.judge(now, envelope, through.asked)?;
-        let streams = match judged {
-            Judged::Hold => None,
-            Judged::Stream if !through.budget.fits(total) => return Err(Reason::MessageTooLarge),
-            Judged::Stream => Some(grant(through.budget, total, now)),
-        };
+        let streams = through.inspector.judge(now, envelope, through.asked)? == Judged::Stream;
+        let budget = through.budgets.of(streams);
+        if !budget.fits(total) {
+            return Err(Reason::MessageTooLarge);
+        }
+        let claim = if total > FREE { Claim::new(budget, total, now) } else { Claim::Free };
         self.due = Some(now + GRACE + at_rate(total, through.rate));
-        let first = if streams.is_some() { total.min(FRAGMENT_TO_NODE) } else { total };
+        let first = if streams { total.min(FRAGMENT_TO_NODE) } else { total };
         through.writer.begin(first, true, first == total, true);
         through.writer.push(self.scan.seen());
-        self.passing = Some(Passing { total, left: total - self.scan.seen().len() as u64, streams });
+        self.passing = Some(Passing { total, left: total - self.scan.seen().len() as u64, streams, claim });
         Ok(())
     }
 
@@ -123,6 +143,7 @@ impl Inbound {
         through.writer.release();
         through.tally.messages_to_node += 1;
         through.tally.bytes_to_node += passing.total;
+        self.passed = (!passing.streams).then_some(passing.claim);
         (self.scan, self.due) = (Scan::default(), None);
         Ok(())
     }
@@ -134,23 +155,22 @@ impl Inbound {
 
     /// When to ask the budget again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
-        match self.passing.as_ref()?.streams.as_ref()? {
-            Streaming::Waiting(at) => Some(*at),
-            Streaming::Granted { .. } => None,
+        match self.passing.as_ref()?.claim {
+            Claim::Waiting(at) => Some(at),
+            Claim::Free | Claim::Granted { .. } => None,
         }
     }
 
     /// Asks the budget again.
-    pub(super) fn retry(&mut self, now: Instant, budget: &Arc<Budget>) {
-        if let Some(Passing { total, streams: streams @ Some(Streaming::Waiting(_)), .. }) = &mut self.passing
-        {
-            *streams = Some(grant(budget, *total, now));
+    pub(super) fn retry(&mut self, now: Instant, budgets: &Budgets) {
+        if let Some(Passing { total, streams, claim: claim @ Claim::Waiting(_), .. }) = &mut self.passing {
+            *claim = Claim::new(budgets.of(*streams), *total, now);
         }
     }
 
     /// When what has begun must be complete.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.due
+        self.due.filter(|_| self.paused.is_none())
     }
 
     /// A frame has begun, or none is open any more.
@@ -162,21 +182,22 @@ impl Inbound {
         }
     }
 
-    /// Gives more time: it was we who did not read.
-    pub(super) fn excuse(&mut self, now: Instant) {
-        self.due = self.due.map(|_| now + GRACE);
+    /// Whether the peer is read: the time while it is not does not count against it. It is not read while much waits for
+    /// the node.
+    pub(super) fn reading(&mut self, now: Instant, reads: bool) {
+        if !reads {
+            self.paused.get_or_insert(now);
+            return;
+        }
+        self.passed = None;
+        if let Some(paused) = self.paused.take() {
+            self.due = self.due.map(|due| due + now.saturating_sub(paused));
+        }
     }
 
     /// Forgets what is unfinished, and gives its share back.
     pub(super) fn abandon(&mut self) {
         *self = Inbound::default();
-    }
-}
-
-fn grant(budget: &Arc<Budget>, bytes: u64, now: Instant) -> Streaming {
-    match budget.take(bytes) {
-        Some(share) => Streaming::Granted { _share: share },
-        None => Streaming::Waiting(now + RETRY),
     }
 }
 
@@ -204,7 +225,7 @@ pub(super) struct Through<'a> {
     pub(super) inspector: &'a mut Inspector,
     pub(super) asked: &'a mut Asked,
     pub(super) writer: &'a mut Writer,
-    pub(super) budget: &'a Arc<Budget>,
+    pub(super) budgets: &'a Budgets,
     pub(super) tally: &'a mut Tally,
     pub(super) rate: u32,
 }

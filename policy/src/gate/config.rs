@@ -86,7 +86,7 @@ impl Default for Limits {
     }
 }
 
-/// Bytes of messages that may be unfinished at the nodes of a pool: shared by its sessions.
+/// An amount of bytes that sessions share.
 #[derive(Debug)]
 pub struct Budget {
     total: u64,
@@ -94,7 +94,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget of so many bytes; 64 MiB for one node is a good value.
+    /// A budget of so many bytes.
     pub fn new(bytes: u64) -> Arc<Budget> {
         Arc::new(Budget { total: bytes, free: AtomicU64::new(bytes) })
     }
@@ -130,6 +130,27 @@ impl Drop for Share {
     }
 }
 
+/// The memory that large messages of peers may take while they are unfinished.
+#[derive(Clone, Debug)]
+pub struct Budgets {
+    /// In the memory of the nodes of a pool, for replies that stream; 64 MiB for each node is a good value.
+    pub nodes: Arc<Budget>,
+    /// In our own memory, for what is held whole.
+    pub held: Arc<Budget>,
+}
+
+impl Budgets {
+    pub(super) fn of(&self, streams: bool) -> &Arc<Budget> {
+        if streams { &self.nodes } else { &self.held }
+    }
+}
+
+impl Default for Budgets {
+    fn default() -> Budgets {
+        Budgets { nodes: Budget::new(64 << 20), held: Budget::new(128 << 20) }
+    }
+}
+
 /// Everything that the sessions of one listener have in common.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -148,8 +169,8 @@ pub struct Config {
     pub deadlines: Deadlines,
     /// How much a session may hold or do.
     pub limits: Limits,
-    /// Bytes of unfinished messages at the nodes.
-    pub budget: Arc<Budget>,
+    /// Memory for unfinished messages.
+    pub budgets: Budgets,
     /// TLS towards peers.
     pub acceptor: Acceptor,
     /// TLS towards nodes.
@@ -159,7 +180,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults for a public listener: full nodes only, source address translated, 64 MiB unfinished.
+    /// The defaults for a public listener: full nodes only, source address translated.
     pub fn new(network: &str, acceptor: Acceptor, connector: Connector, fleet: Arc<Fleet>) -> Config {
         Config {
             network: network.to_owned(),
@@ -169,7 +190,7 @@ impl Config {
             host: "node".to_owned(),
             deadlines: Deadlines::default(),
             limits: Limits::default(),
-            budget: Budget::new(64 << 20),
+            budgets: Budgets::default(),
             acceptor,
             connector,
             fleet,

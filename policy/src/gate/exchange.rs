@@ -121,6 +121,15 @@ impl Exchange {
         backlog < self.config.limits.backlog && !(leg == Leg::Public && self.inbound.is_waiting())
     }
 
+    /// Whether a leg is read now; takes note of it.
+    pub(super) fn reads(&mut self, now: Instant, leg: Leg) -> bool {
+        let reads = self.may_read(leg);
+        if leg == Leg::Public {
+            self.inbound.reading(now, reads);
+        }
+        reads && self.half(leg).life == Life::Live
+    }
+
     /// When the step under way must be done.
     pub(super) fn step_at(&self) -> Option<Instant> {
         (!matches!(self.step, Step::Open | Step::Over)).then_some(self.due)
@@ -203,7 +212,7 @@ impl Exchange {
                 Some(Piece::Close(frame)) => self.end(now, Reason::PeerClosed, frame.clone(), frame),
             }
         }
-        self.inbound.within(now, self.public.reader.is_within());
+        self.inbound.within(now, self.verdict.is_none() && self.public.reader.is_within());
         Ok(())
     }
 
@@ -216,7 +225,7 @@ impl Exchange {
             inspector,
             asked: &mut self.asked,
             writer: &mut self.private.writer,
-            budget: &self.config.budget,
+            budgets: &self.config.budgets,
             tally: &mut self.tally,
             rate: self.config.limits.rate,
         };

@@ -14,8 +14,10 @@ pub(super) enum Life {
     Absent,
     /// In use.
     Live,
-    /// The session is over; what is queued still goes out, what arrives is thrown away.
+    /// The session is over; what is queued still goes out, what arrives is thrown away. Cut after a while.
     Closing(Instant),
+    /// The same for a leg whose other side has finished too.
+    Leaving,
     /// It ended, or was cut.
     Gone,
 }
@@ -150,6 +152,18 @@ impl Half {
         let sent = self.backlog.map_or(u64::MAX, |(_, sent)| sent);
         self.backlog = self.backlog.map(|_| (now, 0));
         sent >= least
+    }
+
+    /// Whether what is queued is the last that goes out.
+    pub(super) fn is_closing(&self) -> bool {
+        matches!(self.life, Life::Closing(_) | Life::Leaving)
+    }
+
+    /// The other side finished: nobody needs to be waited for.
+    pub(super) fn heard_end(&mut self) {
+        if self.is_closing() {
+            self.life = Life::Leaving;
+        }
     }
 
     /// When a leg that was told goodbye is cut.

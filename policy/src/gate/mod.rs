@@ -18,7 +18,7 @@ use core::fmt;
 use std::sync::Arc;
 
 pub use carry::Tally;
-pub use config::{Budget, Config, Deadlines, Limits, Share};
+pub use config::{Budget, Budgets, Config, Deadlines, Limits, Share};
 
 use crate::chia::NodeType;
 use crate::session::{Close, Done, End, Instant, Leg, PeerId, Request, Session};
@@ -122,7 +122,7 @@ impl Gate {
     /// Reads a leg for as long as there is something to read and somewhere to put it; says how many bytes it took.
     fn pump(&mut self, now: Instant, leg: Leg, bytes: &mut [u8]) -> usize {
         let mut at = 0;
-        while self.exchange.half(leg).life == Life::Live && self.exchange.may_read(leg) {
+        while self.exchange.reads(now, leg) {
             let channel = match leg {
                 Leg::Public => &mut self.public,
                 Leg::Private => match &mut self.private {
@@ -219,12 +219,10 @@ impl Gate {
         match timer {
             Timer::Step => self.exchange.step_overdue(now),
             Timer::Budget => {
-                let budget = self.exchange.config.budget.clone();
-                self.exchange.inbound.retry(now, &budget);
+                self.exchange.inbound.retry(now, &self.exchange.config.budgets);
                 self.pump(now, Leg::Public, &mut []);
             }
-            Timer::Slow if self.exchange.may_read(Leg::Public) => self.exchange.refuse(now, Reason::TooSlow),
-            Timer::Slow => self.exchange.inbound.excuse(now),
+            Timer::Slow => self.exchange.refuse(now, Reason::TooSlow),
             Timer::Ping(leg) => self.exchange.half_mut(leg).ping(now),
             // A leg that we do not read cannot answer.
             Timer::Pong(leg) if !self.exchange.may_read(leg) => self.exchange.half_mut(leg).hear(now),
@@ -265,7 +263,7 @@ fn write(now: Instant, channel: &mut Channel, half: &mut Half, space: &mut [u8])
             Err(failure) => return (written, Some(failure)),
         }
     }
-    if matches!(half.life, Life::Closing(_)) && half.ready().is_empty() && channel.is_established() {
+    if half.is_closing() && half.ready().is_empty() && channel.is_established() {
         channel.close();
         written += channel.transmit(&mut space[written..]);
     }
@@ -309,7 +307,7 @@ impl Session for Gate {
         let half = self.exchange.half(leg);
         match (half.life, leg) {
             (Life::Absent, _) => 0,
-            (Life::Closing(_) | Life::Gone, _) => window,
+            (Life::Closing(_) | Life::Leaving | Life::Gone, _) => window,
             (Life::Live, _) if !self.exchange.may_read(leg) => 0,
             (Life::Live, _) if half.upgraded => window,
             (Life::Live, Leg::Public) => self.public.appetite(),
@@ -320,6 +318,7 @@ impl Session for Gate {
     fn ended(&mut self, now: Instant, leg: Leg, how: End) {
         if how == End::Fin {
             self.exchange.hung_up(now, leg);
+            self.exchange.half_mut(leg).heard_end();
             return;
         }
         self.exchange.half_mut(leg).life = Life::Gone;

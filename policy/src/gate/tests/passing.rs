@@ -129,7 +129,7 @@ fn only_the_reply_with_the_right_id_streams() {
 #[test]
 fn an_abandoned_stream_never_completes_and_gives_its_budget_back() {
     let mut world = World::open();
-    let budget = world.gate.exchange.config.budget.clone();
+    let budget = world.gate.exchange.config.budgets.nodes.clone();
     ask(&mut world, 9);
     let frame = binary(&blocks(9, 1 << 20));
     world.say(&frame[..500_000]);
@@ -146,7 +146,7 @@ fn an_abandoned_stream_never_completes_and_gives_its_budget_back() {
 #[test]
 fn streams_wait_for_their_share_of_the_budget() {
     let budget = Budget::new(3 << 20);
-    let with_budget = || World::configured(|config| config.budget = budget.clone()).opened();
+    let with_budget = || World::configured(|config| config.budgets.nodes = budget.clone()).opened();
     let (mut first, mut second) = (with_budget(), with_budget());
     let reply = blocks(9, 2 << 20);
     let frame = binary(&reply);
@@ -166,8 +166,33 @@ fn streams_wait_for_their_share_of_the_budget() {
 }
 
 #[test]
+fn what_is_held_for_all_peers_together_is_bounded() {
+    let held = Budget::new(1 << 20);
+    let with_budget = || World::configured(|config| config.budgets.held = held.clone()).opened();
+    let (mut first, mut second) = (with_budget(), with_budget());
+    let block = message(27, 600_000);
+    let frame = binary(&block);
+    first.say(&frame[..200_000]);
+    second.say(&frame);
+    assert_eq!(held.free(), (1 << 20) - block.len() as u64);
+    assert!(second.gate.buffered() < 64 << 10, "{}", second.gate.buffered());
+    first.say(&frame[200_000..]);
+    second.wait(1);
+    assert_eq!((first.node_messages().last(), second.node_messages().last()), (Some(&block), Some(&block)));
+    assert_eq!(held.free(), 1 << 20);
+    first.node.as_mut().expect("a node").reads = false;
+    first.say(&frame);
+    assert!(held.free() < 1 << 20, "its bytes are still here");
+    first.node.as_mut().expect("a node").reads = true;
+    first.run();
+    assert_eq!(held.free(), 1 << 20);
+    first.say(&binary(&message(27, 1 << 20)));
+    assert_eq!(first.verdict(), Some(Reason::MessageTooLarge));
+}
+
+#[test]
 fn a_reply_beyond_the_whole_budget_is_refused() {
-    let mut world = World::configured(|config| config.budget = Budget::new(1 << 20)).opened();
+    let mut world = World::configured(|config| config.budgets.nodes = Budget::new(1 << 20)).opened();
     ask(&mut world, 9);
     world.say(&binary(&blocks(9, 2 << 20))[..1_000]);
     assert_eq!(world.verdict(), Some(Reason::MessageTooLarge));
@@ -295,4 +320,13 @@ proptest! {
             prop_assert_eq!(at == 0, message.is_ok_and(|message| message.kind == number::HANDSHAKE));
         }
     }
+}
+
+#[test]
+fn an_idle_session_is_small() {
+    let mut world = World::open();
+    world.say(&binary(&message(27, 100_000)));
+    world.node_sends(&message(27, 100_000));
+    assert_eq!(world.gate.buffered(), 0);
+    assert!(size_of::<crate::gate::Gate>() <= 2 << 10, "{}", size_of::<crate::gate::Gate>());
 }

@@ -2,7 +2,7 @@
 
 use super::world::{Dials, MASK, World, binary, config, greeting, message, upgrade};
 use crate::chia::number;
-use crate::session::{Close, Leg, Session};
+use crate::session::{Close, End, Leg, Session};
 use crate::verdict::Reason;
 use crate::websocket::{CloseFrame, Opcode, encode_frame};
 
@@ -136,6 +136,37 @@ fn a_message_that_drips() {
     world.wait(1);
     assert_eq!(world.verdict(), Some(Reason::TooSlow));
     assert_eq!(world.node_messages().len(), 1);
+}
+
+#[test]
+fn the_time_while_a_peer_is_not_read_does_not_count_against_it() {
+    let block = message(27, 500_000);
+    let frame = binary(&block);
+    let mut world = World::open();
+    let node = |world: &mut World, reads| world.node.as_mut().expect("a node").reads = reads;
+    node(&mut world, false);
+    world.say(&frame[..]);
+    world.say(&frame[..400_000]);
+    world.wait(29);
+    node(&mut world, true);
+    world.run();
+    // 10 s of grace and 15 s at the minimum rate are left, as if no time had passed.
+    world.wait(24);
+    assert_eq!(world.verdict(), None);
+    world.wait(2);
+    assert_eq!(world.verdict(), Some(Reason::TooSlow));
+}
+
+#[test]
+fn nothing_is_due_once_the_farewell_is_taken() {
+    let mut world = World::open();
+    let block = message(27, 10_000);
+    world.say(&encode_frame(false, Opcode::Binary, Some(MASK), &block[..100]));
+    world.say(&encode_frame(true, Opcode::Close, Some(MASK), &[3, 232]));
+    assert_eq!(world.verdict(), Some(Reason::PeerClosed));
+    world.ends(Leg::Public, End::Fin);
+    world.ends(Leg::Private, End::Fin);
+    assert_eq!(world.gate.deadline(), None);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use rustls::{
 };
 
 use crate::chia::{Handshake, Message, NodeType, number};
-use crate::gate::{Config, Gate};
+use crate::gate::{Budgets, Config, Gate};
 use crate::identity::Fleet;
 use crate::session::{Close, DialFailure, Done, End, Instant, Leg, PeerId, Request, Session, Standing};
 use crate::tls::ca::Authority;
@@ -50,7 +50,7 @@ static SHARED: LazyLock<Shared> = LazyLock::new(|| {
 });
 
 pub(super) fn config() -> Config {
-    Config { budget: crate::gate::Budget::new(64 << 20), ..SHARED.config.clone() }
+    Config { budgets: Budgets::default(), ..SHARED.config.clone() }
 }
 
 pub(super) fn peer_id() -> PeerId {
