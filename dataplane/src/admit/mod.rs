@@ -360,7 +360,7 @@ impl Random {
     fn below(&mut self, end: usize) -> usize {
         self.drawn += 1;
         let random = Sip13::new(&self.key).word(self.drawn).finish(8, 0);
-        (u128::from(random) * end as u128 >> 64) as usize
+        ((u128::from(random) * end as u128) >> 64) as usize
     }
 }
 

@@ -5,13 +5,14 @@
 /// Sums of pieces may be added as long as every piece but the last has an even length.
 pub(crate) fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<4>();
-    let mut total: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    let mut tail = [0; 4];
-    for (to, from) in tail.iter_mut().zip(rest) {
-        *to = *from;
-    }
-    total += u64::from(u32::from_ne_bytes(tail));
-    total
+    let total: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    let tail = match *rest {
+        [a] => [a, 0, 0, 0],
+        [a, b] => [a, b, 0, 0],
+        [a, b, c] => [a, b, c, 0],
+        _ => return total,
+    };
+    total + u64::from(u32::from_ne_bytes(tail))
 }
 
 /// Copies `from` into `to` (of the same length) and adds it up on the way: one pass over memory instead of two.

@@ -169,16 +169,18 @@ impl Packet {
 /// Packets that TCP or neighbour discovery never need are refused whole: IPv4 options, IPv6 extension headers,
 /// fragments. An IPv6 datagram for a group passes only as ICMPv6.
 pub fn parse(bytes: &[u8], meta: &Meta, link: &LinkRules) -> Result<Packet, Reason> {
-    let (ethernet, ethertype) = ethernet(bytes, meta, link)?;
+    let (mut packet, ethertype) = ethernet(bytes, meta, link)?;
     match ethertype {
-        ETHERTYPE_IPV4 => ipv4(bytes, meta, ethernet),
-        ETHERTYPE_IPV6 => ipv6(bytes, meta, ethernet),
-        ETHERTYPE_ARP => arp(bytes, ethernet),
-        _ => Err(Reason::UnknownProtocol),
+        ETHERTYPE_IPV4 => ipv4(bytes, meta, &mut packet)?,
+        ETHERTYPE_IPV6 => ipv6(bytes, meta, &mut packet)?,
+        ETHERTYPE_ARP => arp(bytes, &mut packet)?,
+        _ => return Err(Reason::UnknownProtocol),
     }
+    Ok(packet)
 }
 
 /// Checks stations and VLAN; gives a packet whose other fields wait to be filled, and the type of what follows.
+#[inline]
 fn ethernet(bytes: &[u8], meta: &Meta, link: &LinkRules) -> Result<(Packet, u16), Reason> {
     let header = bytes.first_chunk::<ETHERNET>().ok_or(Reason::Truncated)?;
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
@@ -221,7 +223,7 @@ fn ethernet(bytes: &[u8], meta: &Meta, link: &LinkRules) -> Result<(Packet, u16)
     Ok((packet, ethertype))
 }
 
-fn arp(bytes: &[u8], mut packet: Packet) -> Result<Packet, Reason> {
+fn arp(bytes: &[u8], packet: &mut Packet) -> Result<(), Reason> {
     const LENGTH: usize = 28;
     /// Ethernet, IPv4, and the lengths of their addresses (RFC 826).
     const SHAPE: [u8; 6] = [0, 1, 8, 0, 6, 4];
@@ -232,10 +234,10 @@ fn arp(bytes: &[u8], mut packet: Packet) -> Result<Packet, Reason> {
     packet.source = Address::from_v4(word(message, 14).to_be_bytes());
     packet.destination = Address::from_v4(word(message, 24).to_be_bytes());
     packet.end = (packet.network() + LENGTH) as u32;
-    Ok(packet)
+    Ok(())
 }
 
-fn ipv4(bytes: &[u8], meta: &Meta, mut packet: Packet) -> Result<Packet, Reason> {
+fn ipv4(bytes: &[u8], meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
     const MORE_OR_OFFSET: u16 = 0x3fff;
     let network = packet.network();
     let header = chunk::<IPV4_HEADER>(bytes, network).ok_or(Reason::Truncated)?;
@@ -263,6 +265,9 @@ fn ipv4(bytes: &[u8], meta: &Meta, mut packet: Packet) -> Result<Packet, Reason>
     if martian_v4(source) || martian_v4(destination) {
         return Err(Reason::Martian);
     }
+    if source == destination {
+        return Err(Reason::Land);
+    }
     if packet.destination_mac.is_group() {
         return Err(Reason::WrongStation);
     }
@@ -277,7 +282,7 @@ fn ipv4(bytes: &[u8], meta: &Meta, mut packet: Packet) -> Result<Packet, Reason>
     transport(message, pseudo, meta, packet)
 }
 
-fn ipv6(bytes: &[u8], meta: &Meta, mut packet: Packet) -> Result<Packet, Reason> {
+fn ipv6(bytes: &[u8], meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
     let network = packet.network();
     let header = chunk::<IPV6_HEADER>(bytes, network).ok_or(Reason::Truncated)?;
     if header[0] >> 4 != 6 {
@@ -303,6 +308,9 @@ fn ipv6(bytes: &[u8], meta: &Meta, mut packet: Packet) -> Result<Packet, Reason>
     if martian_v6_source(source, icmp) || martian_v6_destination(destination, icmp) {
         return Err(Reason::Martian);
     }
+    if source == destination {
+        return Err(Reason::Land);
+    }
     if packet.destination_mac.is_group() && !icmp {
         return Err(Reason::WrongStation);
     }
@@ -314,12 +322,9 @@ fn ipv6(bytes: &[u8], meta: &Meta, mut packet: Packet) -> Result<Packet, Reason>
 }
 
 /// What both families share: `pseudo` is the unfolded sum of the pseudo-header.
-fn transport(message: &[u8], pseudo: u64, meta: &Meta, mut packet: Packet) -> Result<Packet, Reason> {
-    if packet.source == packet.destination {
-        return Err(Reason::Land);
-    }
+fn transport(message: &[u8], pseudo: u64, meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
     if packet.kind == Kind::Tcp {
-        tcp(message, meta, &mut packet)?;
+        tcp(message, meta, packet)?;
     } else {
         packet.payload = packet.transport;
         if message.len() < ICMP_HEADER {
@@ -329,7 +334,7 @@ fn transport(message: &[u8], pseudo: u64, meta: &Meta, mut packet: Packet) -> Re
     if meta.checksum == Checksum::Unverified && fold(pseudo + sum(message)) != u16::MAX {
         return Err(Reason::BadChecksum);
     }
-    Ok(packet)
+    Ok(())
 }
 
 fn tcp(segment: &[u8], meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
