@@ -19,6 +19,9 @@ pub(crate) trait Control {
 /// Upper bound of the window: far above every buffer, far below overflow.
 const WINDOW_MAX: u32 = 1 << 30;
 
+/// Segments by which one ACK may open the window in slow start.
+const STRETCH: u32 = 8;
+
 /// NewReno.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewReno {
@@ -52,9 +55,9 @@ impl Control for NewReno {
 
     fn acknowledged(&mut self, bytes: u32, mss: u32) {
         if self.cwnd < self.ssthresh {
-            // Slow start by bytes acknowledged, at most two segments per ACK (RFC 3465, section 2.3): splitting ACKs
-            // gains the peer nothing.
-            self.cwnd = (self.cwnd + bytes.min(2 * mss)).min(WINDOW_MAX);
+            // Slow start by bytes acknowledged: splitting ACKs gains the peer nothing (RFC 3465). Receivers that merge
+            // segments send few ACKs, hence the limit of RFC 9406, section 4.2, instead of two segments.
+            self.cwnd = (self.cwnd + bytes.min(STRETCH * mss)).min(WINDOW_MAX);
             return;
         }
         self.counted += bytes.min(self.cwnd);
@@ -109,7 +112,7 @@ mod tests {
         }
         assert_eq!(control.window(), 21 * MSS);
         control.acknowledged(50 * MSS, MSS);
-        assert_eq!(control.window(), 23 * MSS);
+        assert_eq!(control.window(), 29 * MSS);
     }
 
     #[test]

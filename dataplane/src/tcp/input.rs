@@ -193,11 +193,15 @@ impl Connection {
             self.send.chain.release_before(&mut shared.pool, self.send.una);
         }
         let flight = self.flight();
-        let slow = self.recovery.phase() != Phase::Fast;
-        self.recovery.advanced(&mut shared.shelf, flight, advance, self.sack);
-        if slow && (self.send.limited || self.recovery.phase() == Phase::Timeout) {
-            self.congestion.acknowledged(advance, flight.mss);
+        match self.recovery.phase() {
+            Phase::Fast => {}
+            // After a timeout an ACK may cover what left long ago (RFC 3465, section 2.3, L = 1).
+            Phase::Timeout => self.congestion.acknowledged(advance.min(flight.mss), flight.mss),
+            // A window that was not used is not known to be good (RFC 7661).
+            Phase::Open if self.send.limited => self.congestion.acknowledged(advance, flight.mss),
+            Phase::Open => {}
         }
+        self.recovery.advanced(&mut shared.shelf, flight, advance, self.sack);
         self.send.limited = false;
         self.rtt.progressed();
         // RFC 6298, rules 5.2 and 5.3.
@@ -221,6 +225,14 @@ impl Connection {
             if age < 60_000 {
                 self.rtt.sample(Duration::from_millis(u64::from(age.max(1))));
             }
+        }
+    }
+
+    /// The pool, which had nothing left for this flow, has recovered.
+    pub(crate) fn fed(&mut self, shared: &Shared) {
+        if self.send.wanted && self.space(shared) > 0 {
+            self.send.wanted = false;
+            self.pending.add(Pending::WRITABLE);
         }
     }
 

@@ -23,6 +23,7 @@ mod timers;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -214,6 +215,7 @@ impl Slot {
 pub struct Engine {
     keyed: Keyed,
     index: Index,
+    last: Cell<FlowId>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     shared: Shared,
@@ -234,6 +236,7 @@ impl Engine {
         Engine {
             keyed: Keyed::new(table),
             index: Index::new(flows),
+            last: Cell::new(FlowId { slot: u32::MAX, generation: 0 }),
             slots: Vec::with_capacity(flows),
             free: Vec::with_capacity(flows),
             wheel: Wheel::new(flows),
@@ -255,12 +258,27 @@ impl Engine {
 
     /// Pulls the table entry of `key` into the cache.
     pub fn prefetch(&self, key: &FlowKey) {
-        self.index.touch(self.keyed.hash(key));
+        if self.recall(key).is_none() {
+            self.index.touch(self.keyed.hash(key));
+        }
     }
 
     /// The flow of a 4-tuple.
     pub fn lookup(&self, key: &FlowKey) -> Option<FlowId> {
-        self.find(self.keyed.hash(key), key)
+        let id = self.recall(key).or_else(|| self.find(self.keyed.hash(key), key))?;
+        self.last.set(id);
+        Some(id)
+    }
+
+    /// The flow that was looked up last, if it is that of `key`: segments come in trains, and a hash costs more than a
+    /// comparison.
+    fn recall(&self, key: &FlowKey) -> Option<FlowId> {
+        let id = self.last.get();
+        let place = self.slots.get(id.slot as usize)?;
+        let same = place.generation == id.generation
+            && place.indexed
+            && place.connection.as_ref().is_some_and(|connection| connection.key == *key);
+        same.then_some(id)
     }
 
     fn find(&self, hash: KeyHash, key: &FlowKey) -> Option<FlowId> {
@@ -599,7 +617,7 @@ impl Engine {
             let place = &mut self.slots[slot as usize];
             place.starved = false;
             if let Some(connection) = place.connection.as_mut() {
-                connection.offer_space(&self.shared);
+                connection.fed(&self.shared);
                 self.settle(slot);
                 return;
             }

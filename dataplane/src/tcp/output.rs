@@ -87,8 +87,10 @@ impl Connection {
 
     /// Payload bytes that fit one segment at `seq`, beside the options that it has to carry.
     fn room(&self, seq: Seq, shared: &Shared) -> u32 {
-        let sack = self.receive.queue.sack(&shared.shelf).as_slice().len().min(self.sack_room());
-        let options = if self.sack && sack > 0 { 4 + 8 * sack as u32 } else { 0 };
+        let options = match self.sack && (self.receive.queue.has_gap() || self.receive.duplicate.is_some()) {
+            true => 4 + 8 * self.sack_blocks(shared).as_slice().len() as u32,
+            false => 0,
+        };
         u32::from(self.send.mss).saturating_sub(options).max(1).min(self.send.chain.reach(seq) as u32)
     }
 

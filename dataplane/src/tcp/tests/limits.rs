@@ -7,8 +7,7 @@ use crate::shard::{Event, ListenerId, Standing};
 use crate::time::Instant;
 use crate::wire::{Flags, LinkId};
 
-use super::super::connection::Connection;
-use super::super::{BLOCK, Engine, EngineConfig};
+use super::super::{BLOCK, Engine, EngineConfig, Slot};
 use super::pipe::{Faults, HOP, LINK, Pipe, Setup, agreed, config, key};
 use super::solo::{Solo, plain};
 
@@ -16,7 +15,7 @@ const ACK: Flags = Flags::ACK;
 
 #[test]
 fn an_idle_flow_is_small_and_owns_no_block() {
-    assert!(size_of::<Connection>() <= 480, "{} bytes", size_of::<Connection>());
+    assert!(size_of::<Slot>() <= 512, "{} bytes", size_of::<Slot>());
     let mut solo = Solo::new(plain());
     solo.peer(0, 0, ACK, &[1; 9_000][..8_000]).expect("data");
     solo.write(9_000);
