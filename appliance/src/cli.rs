@@ -68,7 +68,7 @@ enum Command {
         #[arg(long)]
         all: bool,
         /// As a Markdown document
-        #[arg(long, requires = "all")]
+        #[arg(long, requires = "all", conflicts_with = "reason")]
         markdown: bool,
     },
     /// See everything in one process, without privileges: peers, attackers, a node, and Hedgerow between them

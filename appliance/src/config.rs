@@ -262,6 +262,7 @@ impl Config {
         let (file, mut diagnostics) = read::read(text);
         let complete = diagnostics.is_empty();
         let config = lower::lower(file, complete, &mut diagnostics);
+        read::name_fields(text, &mut diagnostics);
         diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
         let report = Report { path: path.to_owned(), text: text.to_owned(), diagnostics };
         match config {

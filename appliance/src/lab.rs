@@ -138,6 +138,6 @@ impl Subject for Device {
 
 /// Runs the world around the core and tells what happens.
 pub fn run(options: &hedgerow_lab::Options) -> Result<(), String> {
-    let _ = options;
-    Err("the simulated world is not complete yet".to_owned())
+    let mut out = std::io::stdout().lock();
+    hedgerow_lab::run(options, &mut device, &mut out).map(|_| ()).map_err(|error| error.to_string())
 }

@@ -100,18 +100,12 @@ impl Lowering<'_> {
     }
 
     /// A number within `range`.
-    fn number(
-        &mut self,
-        field: &str,
-        value: Option<&Spanned<i64>>,
-        range: RangeInclusive<i64>,
-        default: i64,
-    ) -> i64 {
+    fn number(&mut self, value: Option<&Spanned<i64>>, range: RangeInclusive<i64>, default: i64) -> i64 {
         let Some(value) = value else { return default };
         if !range.contains(value.get_ref()) {
             self.error(Diagnostic::error(
                 value.span(),
-                format!("`{field}`: {} is out of range", value.get_ref()),
+                format!("{} is out of range", value.get_ref()),
                 format!("expected {} to {}", range.start(), range.end()),
             ));
             return default;
@@ -121,7 +115,6 @@ impl Lowering<'_> {
 
     fn period(
         &mut self,
-        field: &str,
         value: Option<&Spanned<Period>>,
         range: RangeInclusive<Duration>,
         default: Duration,
@@ -131,7 +124,7 @@ impl Lowering<'_> {
         if !range.contains(&period) {
             self.error(Diagnostic::error(
                 value.span(),
-                format!("`{field}`: {period:?} is out of range"),
+                format!("{period:?} is out of range"),
                 format!("expected {:?} to {:?}", range.start(), range.end()),
             ));
         }
@@ -160,17 +153,17 @@ impl Lowering<'_> {
         if addresses.is_empty() {
             self.error(Diagnostic::error(
                 file.address.span(),
-                format!("`port.{name}` has no address"),
+                "the port has no address",
                 "expected at least one address, such as \"203.0.113.7/24\"",
             ));
         }
         for address in file.address.get_ref() {
-            self.usable(address.span(), "address", address.get_ref().address);
+            self.usable(address.span(), address.get_ref().address);
         }
         if file.device.get_ref().is_empty() || file.device.get_ref().len() > 15 {
             self.error(Diagnostic::error(
                 file.device.span(),
-                format!("`port.{name}.device`: no network device has this name"),
+                "no network device has this name",
                 "expected 1 to 15 characters, as `ip link` prints them",
             ));
         }
@@ -191,8 +184,8 @@ impl Lowering<'_> {
         for route in &file.routes {
             self.next_hop(&route.get_ref().via, &addresses);
         }
-        let mtu = file.mtu.as_ref().map(|mtu| self.number("mtu", Some(mtu), 576..=9_216, 1_500));
-        let vlan = file.vlan.as_ref().map(|vlan| self.number("vlan", Some(vlan), 1..=4_094, 1));
+        let mtu = file.mtu.as_ref().map(|mtu| self.number(Some(mtu), 576..=9_216, 1_500));
+        let vlan = file.vlan.as_ref().map(|vlan| self.number(Some(vlan), 1..=4_094, 1));
         Port {
             name: name.to_owned(),
             device: file.device.get_ref().clone(),
@@ -206,7 +199,7 @@ impl Lowering<'_> {
     }
 
     /// An address that may stand on a wire. Loopback is refused above all: a node trusts whoever comes from there.
-    fn usable(&mut self, span: Range<usize>, what: &str, address: IpAddr) {
+    fn usable(&mut self, span: Range<usize>, address: IpAddr) {
         let wrong = match address {
             _ if address.is_loopback() => Some("a loopback address"),
             _ if address.is_multicast() => Some("a multicast address"),
@@ -218,7 +211,7 @@ impl Lowering<'_> {
         let Some(wrong) = wrong else { return };
         let diagnostic = Diagnostic::error(
             span,
-            format!("`{what}`: {address} is {wrong}"),
+            format!("{address} is {wrong}"),
             "expected an address that hosts on this network can reach",
         );
         let help = address
@@ -327,38 +320,33 @@ impl Lowering<'_> {
         if nodes.is_empty() {
             self.error(Diagnostic::error(
                 file.nodes.span(),
-                format!("`pool.{name}` has no nodes"),
+                "the pool has no nodes",
                 "expected at least one, such as \"a=10.0.1.11:8444\"",
             ));
         }
         if nodes.len() > crate::pool::NODES {
             self.error(Diagnostic::error(
                 file.nodes.span(),
-                format!("`pool.{name}` has {} nodes", nodes.len()),
+                format!("{} nodes are too many", nodes.len()),
                 format!("expected {} at most", crate::pool::NODES),
             ));
         }
-        let dials = self.number("dials_per_second", file.dials_per_second.as_ref(), 1..=1_000, 10);
-        let slots = self.number("slots", file.slots.as_ref(), 1..=1_000_000, 1_024);
+        let dials = self.number(file.dials_per_second.as_ref(), 1..=1_000, 10);
+        let slots = self.number(file.slots.as_ref(), 1..=1_000_000, 1_024);
         let seconds = Duration::from_secs;
         Pool {
             name: name.to_owned(),
             nodes,
             source: file.source.as_ref().map(|s| *s.get_ref()).unwrap_or_default(),
             dials_per_second: u32::try_from(dials).unwrap_or(1),
-            dial_timeout: self.period(
-                "dial_timeout",
-                file.dial_timeout.as_ref(),
-                seconds(1)..=seconds(60),
-                seconds(5),
-            ),
+            dial_timeout: self.period(file.dial_timeout.as_ref(), seconds(1)..=seconds(60), seconds(5)),
             slots: usize::try_from(slots).unwrap_or(1),
         }
     }
 
     /// The port that leads to a node, by longest prefix.
     fn port_to(&mut self, span: Range<usize>, node: IpAddr, ports: &Ports) -> Option<usize> {
-        self.usable(span.clone(), "nodes", node);
+        self.usable(span.clone(), node);
         if ports.0.iter().any(|p| p.value.addresses.iter().any(|a| a.address == node)) {
             self.error(Diagnostic::error(
                 span,
@@ -415,7 +403,7 @@ impl Lowering<'_> {
         let port = self.reference("port", &file.port, &known);
         let known = pools.0.iter().map(|pool| pool.value.name.as_str()).collect::<Vec<_>>();
         let pool = self.reference("pool", &file.pool, &known);
-        let local_port = self.number("local_port", Some(&file.local_port), 1..=65_535, 1);
+        let local_port = self.number(Some(&file.local_port), 1..=65_535, 1);
         let address = file.address.as_ref().map(|address| address.get_ref().0);
         if let (Some(place), Some(port)) = (&file.address, port.and_then(|i| ports.0.get(i))) {
             self.own_address(place, &port.value);
@@ -476,16 +464,12 @@ impl Lowering<'_> {
         if *file.protocol.get_ref() == Protocol::Chia {
             return;
         }
-        let network = file.network.as_ref().map(|network| ("network", network.span()));
-        let types = file.types.as_ref().map(|types| ("types", types.span()));
-        for (field, span) in network.into_iter().chain(types) {
+        let network = file.network.as_ref().map(Spanned::span);
+        let types = file.types.as_ref().map(Spanned::span);
+        for span in network.into_iter().chain(types) {
             self.error(
-                Diagnostic::error(
-                    span,
-                    format!("`{field}` belongs to listeners that speak Chia"),
-                    "not expected here",
-                )
-                .context(file.protocol.span(), "this one relays any bytes"),
+                Diagnostic::error(span, "only listeners that speak Chia have this", "not expected here")
+                    .context(file.protocol.span(), "this one relays any bytes"),
             );
         }
     }
@@ -554,46 +538,36 @@ impl Lowering<'_> {
         let standard = Limits::default();
         let seconds = Duration::from_secs;
         Limits {
-            flows: self.count("flows", file.flows.as_ref(), 16..=1_000_000, standard.flows),
-            per_source: self.quota("per_source", file.per_source.as_ref(), standard.per_source),
-            per_24: self.quota("per_24", file.per_24.as_ref(), standard.per_24),
+            flows: self.count(file.flows.as_ref(), 16..=1_000_000, standard.flows),
+            per_source: self.quota(file.per_source.as_ref(), standard.per_source),
+            per_24: self.quota(file.per_24.as_ref(), standard.per_24),
             per_16_percent: self.percent(file.per_16_percent.as_ref(), standard.per_16_percent),
-            v6_64: self.quota("v6_64", file.v6_64.as_ref(), standard.v6_64),
-            v6_48: self.quota("v6_48", file.v6_48.as_ref(), standard.v6_48),
-            handshakes_in_flight: self.quota(
-                "handshakes_in_flight",
-                file.handshakes_in_flight.as_ref(),
-                standard.handshakes_in_flight,
-            ),
+            v6_64: self.quota(file.v6_64.as_ref(), standard.v6_64),
+            v6_48: self.quota(file.v6_48.as_ref(), standard.v6_48),
+            handshakes_in_flight: self
+                .quota(file.handshakes_in_flight.as_ref(), standard.handshakes_in_flight),
             handshake_timeout: self.period(
-                "handshake_timeout",
                 file.handshake_timeout.as_ref(),
                 seconds(1)..=seconds(60),
                 standard.handshake_timeout,
             ),
             buffer_memory: self.buffer_memory(&file, standard.buffer_memory),
-            work_queue: self.count("work_queue", file.work_queue.as_ref(), 1..=65_536, standard.work_queue),
-            events: self.count("events", file.events.as_ref(), 0..=65_536, standard.events),
+            work_queue: self.count(file.work_queue.as_ref(), 1..=65_536, standard.work_queue),
+            events: self.count(file.events.as_ref(), 0..=65_536, standard.events),
         }
     }
 
-    fn count(
-        &mut self,
-        field: &str,
-        value: Option<&Spanned<i64>>,
-        range: RangeInclusive<i64>,
-        default: usize,
-    ) -> usize {
-        let number = self.number(field, value, range, i64::try_from(default).unwrap_or(i64::MAX));
+    fn count(&mut self, value: Option<&Spanned<i64>>, range: RangeInclusive<i64>, default: usize) -> usize {
+        let number = self.number(value, range, i64::try_from(default).unwrap_or(i64::MAX));
         usize::try_from(number).unwrap_or(default)
     }
 
-    fn quota(&mut self, field: &str, value: Option<&Spanned<i64>>, default: u32) -> u32 {
-        u32::try_from(self.number(field, value, 1..=1_000_000, i64::from(default))).unwrap_or(default)
+    fn quota(&mut self, value: Option<&Spanned<i64>>, default: u32) -> u32 {
+        u32::try_from(self.number(value, 1..=1_000_000, i64::from(default))).unwrap_or(default)
     }
 
     fn percent(&mut self, value: Option<&Spanned<i64>>, default: u32) -> u32 {
-        u32::try_from(self.number("per_16_percent", value, 1..=100, i64::from(default))).unwrap_or(default)
+        u32::try_from(self.number(value, 1..=100, i64::from(default))).unwrap_or(default)
     }
 
     fn buffer_memory(&mut self, file: &file::Limits, default: u64) -> u64 {
@@ -602,7 +576,7 @@ impl Lowering<'_> {
         if !range.contains(&size.get_ref().0) {
             self.error(Diagnostic::error(
                 size.span(),
-                format!("`buffer_memory`: {} is out of range", size.get_ref()),
+                format!("{} is out of range", size.get_ref()),
                 "expected 1 MiB to 1024 GiB",
             ));
         }

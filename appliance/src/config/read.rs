@@ -103,26 +103,21 @@ impl<'i> Reader<'_, 'i> {
     /// A refusal by the types of a section, in the operator's words.
     fn explain(&self, error: &toml::de::Error, section: Range<usize>) -> Diagnostic {
         let span = error.span().unwrap_or(section);
-        let field = path(self.root, span.start).map(|path| format!("`{path}`: ")).unwrap_or_default();
         let message = error.message();
         if let Some((kind, word, known)) = unknown_word(message) {
             let help = nearest(word, known.iter().copied()).map(|word| format!("did you mean `{word}`?"));
-            let title = format!("{field}unknown {kind} `{word}`");
+            let title = format!("unknown {kind} `{word}`");
             return Diagnostic::error(span, title, format!("expected {}", one_of(&known))).maybe_help(help);
         }
         if let Some(missing) = message.strip_prefix("missing field ") {
-            return Diagnostic::error(
-                span,
-                format!("{field}{missing} is missing"),
-                "expected in this section",
-            );
+            return Diagnostic::error(span, format!("{missing} is missing"), "expected in this section");
         }
         let cut = message.split_once("; expected ").or_else(|| message.split_once(", expected "));
         match cut {
             Some((title, expected)) => {
-                Diagnostic::error(span, format!("{field}{title}"), format!("expected {expected}"))
+                Diagnostic::error(span, plain(title), format!("expected {}", plain(expected)))
             }
-            None => Diagnostic::error(span, format!("{field}{message}"), "here"),
+            None => Diagnostic::error(span, message, "here"),
         }
     }
 
@@ -136,6 +131,16 @@ impl<'i> Reader<'_, 'i> {
             )
             .maybe_help(help),
         );
+    }
+}
+
+/// Words of the library in the operator's.
+fn plain(text: &str) -> String {
+    match text {
+        "i64" => "a whole number".to_owned(),
+        "a sequence" => "a list, such as [\"…\"]".to_owned(),
+        _ if text.starts_with("struct ") => "a section".to_owned(),
+        _ => text.strip_prefix("invalid type: ").map_or(text.to_owned(), |found| format!("this is {found}")),
     }
 }
 
@@ -156,8 +161,18 @@ fn one_of(known: &[&str]) -> String {
     }
 }
 
+/// Names the entry that each diagnostic is about, as `section.field`.
+pub(super) fn name_fields(text: &str, diagnostics: &mut [Diagnostic]) {
+    let (table, _) = DeTable::parse_recoverable(text);
+    for diagnostic in diagnostics.iter_mut().filter(|diagnostic| !diagnostic.span.is_empty()) {
+        if let Some(path) = path(table.get_ref(), diagnostic.span.start) {
+            diagnostic.title = format!("`{path}`: {}", diagnostic.title);
+        }
+    }
+}
+
 /// The dotted path of the entry that stands at `offset`.
-pub(super) fn path(table: &DeTable<'_>, offset: usize) -> Option<String> {
+fn path(table: &DeTable<'_>, offset: usize) -> Option<String> {
     table.iter().find_map(|(key, value)| {
         let name = key.get_ref();
         let inner = |tail: String| match tail.starts_with('[') {

@@ -1,1 +1,88 @@
+//! Mistakes and how they are shown. Each case under `cases/` is a file that an operator might have written and, after a
+//! line of dashes, the report. `UPDATE_CASES=1` writes the reports anew.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Config, Poll, Protocol, SourceChoice};
+
+const RULE: &str = "\n-----\n";
+
+fn cases() -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/cases");
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn mistakes_are_reported_with_place_expectation_and_suggestion() {
+    let cases = cases();
+    assert!(cases.len() >= 20, "{} cases", cases.len());
+    for path in cases {
+        let case = fs::read_to_string(&path).unwrap();
+        let (text, expected) = case.split_once(RULE).unwrap_or((case.trim_end(), ""));
+        let report = match Config::parse("hedgerow.toml", text) {
+            Ok((_, report)) | Err(report) => report.render(false),
+        };
+        if std::env::var_os("UPDATE_CASES").is_some() {
+            fs::write(&path, format!("{text}{RULE}{report}")).unwrap();
+        } else {
+            assert_eq!(report, expected, "{}", path.display());
+        }
+    }
+}
+
+fn example() -> String {
+    fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/proxy/hedgerow.toml")).unwrap()
+}
+
+#[test]
+fn the_example_is_valid() {
+    let (config, report) =
+        Config::parse("hedgerow.toml", &example()).unwrap_or_else(|r| panic!("{}", r.render(false)));
+    assert_eq!(report.diagnostics, []);
+    assert_eq!(config.listeners[0].protocol, Protocol::Chia);
+    let pool = &config.pools[config.listeners[0].pool];
+    assert_eq!((pool.name.as_str(), pool.nodes.len(), pool.source), ("front", 2, SourceChoice::Auto));
+    assert_eq!(config.ports[pool.nodes[0].port].name, "private");
+}
+
+/// What the example shows as a default is the default: with those lines in force nothing changes.
+#[test]
+fn the_examples_comments_show_the_defaults() {
+    let text = example();
+    let lines = text.lines().map(|line| {
+        let setting = line.strip_prefix("# ").filter(|line| !line.contains("this machine"));
+        let setting =
+            setting.filter(|line| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')));
+        let optional = ["events = \"", "vlan", "routes", "own_nodes", "certificate", "key", "address"];
+        setting.filter(|line| !optional.iter().any(|word| line.starts_with(word))).unwrap_or(line)
+    });
+    let shown = lines.collect::<Vec<_>>().join("\n");
+    assert!(
+        shown.matches("\nflows = 16384").count() == 1 && shown.contains("\nmode = \"enforce\""),
+        "{shown}"
+    );
+    let (shown, _) = Config::parse("shown", &shown).unwrap_or_else(|r| panic!("{}", r.render(false)));
+    let (plain, _) = Config::parse("plain", &text).unwrap();
+    assert_eq!(shown.limits, plain.limits);
+    assert_eq!(shown.pools, plain.pools);
+    assert_eq!((shown.poll, shown.core), (Poll::Adaptive, None));
+    let mut ports = shown.ports;
+    // The one value that stands for the device's own.
+    ports.iter_mut().for_each(|port| port.mtu = None);
+    assert_eq!(ports, plain.ports);
+}
+
+#[test]
+fn no_text_makes_the_reader_panic() {
+    let text = example();
+    for cut in (0..text.len()).filter(|&at| text.is_char_boundary(at)) {
+        for text in [&text[..cut], &text[cut..]] {
+            let (Ok((_, report)) | Err(report)) = Config::parse("cut", text);
+            report.render(false);
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::Port;
 use hedgerow_dataplane::shard::{FlowId, Source};
-use hedgerow_policy::{DialFailure, Done, Leg, PeerId, verdict};
+use hedgerow_policy::{DialFailure, Done, Leg, PeerId, Standing, verdict};
 
 use super::seats::{Dial, Seat};
 use super::{Core, Happened, to_policy};
@@ -195,6 +195,10 @@ impl<P: Port> Core<P> {
         if let Dial::Connecting(_, node, _) = seat.dial {
             seat.dial = Dial::Connected(node, now);
             self.pools[seat.pool].connected(node);
+            if seat.peer_id.is_none() {
+                // A plain listener knows no better proof than this: its handshake is over, and it counts as a session.
+                self.standing(&mut seat, Standing::Proven);
+            }
             self.record(&seat, Happened::Dialled { pool: seat.pool, node });
             seat.session.complete(to_policy(now), Done::Dialled);
         }

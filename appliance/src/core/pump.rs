@@ -213,7 +213,7 @@ impl<P: Port> Core<P> {
         }
     }
 
-    fn standing(&mut self, seat: &mut Seat, standing: Standing) {
+    pub(super) fn standing(&mut self, seat: &mut Seat, standing: Standing) {
         seat.standing = standing;
         if let Some((id, ..)) = seat.leg(Leg::Public).flow {
             let standing = match standing {
