@@ -212,7 +212,7 @@ impl Primitives {
         let key = EphemeralPrivateKey::generate(&X25519, &self.random).expect("a key");
         black_box(key.compute_public_key().expect("its public half"));
         let theirs = UnparsedPublicKey::new(&X25519, &self.x25519_public);
-        agree_ephemeral(key, &theirs, (), |secret| {
+        agree_ephemeral(key, theirs, (), |secret| {
             black_box(secret);
             Ok(())
         })
