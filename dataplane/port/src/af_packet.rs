@@ -54,7 +54,7 @@ pub struct AfPacketConfig {
 }
 
 impl AfPacketConfig {
-    /// The defaults for `device`: a ring of 8 MiB (4,096 slots at an MTU of 1,500) and 256 frames to send.
+    /// The defaults for `device`: a ring of 8 MiB (some 5,000 slots at an MTU of 1,500) and 256 frames to send.
     pub fn new(device: &str) -> Self {
         AfPacketConfig { device: device.into(), ring_bytes: 8 << 20, frames: 256, large_slots: false }
     }

@@ -121,18 +121,9 @@ impl<'a> Wire<'a> {
                 self.port.release(frame);
             }
             if count == 0 {
-                self.wait();
+                wait(self.port);
             }
         }
-    }
-
-    /// Waits until the port's descriptor is readable. A silence of ten seconds is a failure.
-    #[track_caller]
-    fn wait(&mut self) {
-        let fd = self.port.park().expect("a descriptor");
-        let timeout = Timespec { tv_sec: 10, tv_nsec: 0 };
-        let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)).expect("polls");
-        assert!(ready > 0, "nothing came for ten seconds");
     }
 
     /// Sends one frame, and makes sure that it went.
@@ -140,6 +131,15 @@ impl<'a> Wire<'a> {
     pub(crate) fn send(&mut self, bytes: &[u8], meta: Meta) {
         send(self.port, bytes, meta);
     }
+}
+
+/// Waits until the port's descriptor is readable. A silence of ten seconds is a failure.
+#[track_caller]
+pub(crate) fn wait(port: &mut dyn Port) {
+    let fd = port.park().expect("a descriptor");
+    let timeout = Timespec { tv_sec: 10, tv_nsec: 0 };
+    let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)).expect("polls");
+    assert!(ready > 0, "nothing came for ten seconds");
 }
 
 /// Sends one frame, and makes sure that it went.
