@@ -41,9 +41,13 @@ pub(super) struct Half {
 
 impl Half {
     pub(super) fn new(role: Role, life: Life, limits: &GateLimits, seed: u64, now: Instant) -> Half {
-        let limits = websocket::Limits {
-            controls_per_minute: limits.controls_per_minute,
-            ..websocket::Limits::default()
+        let limits = match role {
+            Role::Server => websocket::Limits {
+                controls_per_minute: limits.controls_per_minute,
+                ..websocket::Limits::default()
+            },
+            // A node is trusted with what it sends, and none of it is held here.
+            Role::Client => websocket::Limits { message_bytes: u64::MAX, controls_per_minute: u32::MAX },
         };
         Half {
             life,

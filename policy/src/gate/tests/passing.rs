@@ -291,6 +291,25 @@ proptest! {
     }
 
     #[test]
+    fn a_byte_corrupted_below_tls_never_reaches_the_node(at in 0_usize..2_500, by in 1_u8..) {
+        let mut world = World::new();
+        world.corrupts = Some((at, by));
+        world.run();
+        let peak = message(number::NEW_PEAK, 80);
+        for step in [upgrade(), binary(&greeting()), binary(&peak), binary(&message(27, 1_000))] {
+            if world.verdict().is_none() {
+                world.say(&step);
+            }
+        }
+        let node_greeting = Handshake { server_port: 0, ..Handshake::new("mainnet", NodeType::FullNode, 8444) };
+        let all = [node_greeting.message().encode(), peak, message(27, 1_000)];
+        prop_assert!(all.starts_with(world.node_messages()));
+        // A record's version before the handshake is nobody's business (RFC 8446, section 5.1), so it may have passed.
+        let corrupted = world.corrupts.is_none();
+        prop_assert!(corrupted || world.node_messages().len() == all.len(), "{:?}", world.gate);
+    }
+
+    #[test]
     fn mutated_plaintext_never_panics_and_never_forwards_garbage(
         spoken in prop::collection::vec(spoken(), 1..6),
         mutations in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),

@@ -458,3 +458,18 @@ fn a_peer_that_leaves_during_the_dial_cancels_it() {
         "{request:?}"
     );
 }
+
+#[test]
+fn the_host_may_end_a_session() {
+    for (reason, told) in [(Reason::Replaced, Closed(1000, "")), (Reason::Aborted, Closed(1001, ""))] {
+        let script = |world: &mut World| {
+            world.gate.close(world.now, reason);
+            world.run();
+        };
+        closed(script, reason, told);
+    }
+    let mut world = World::secured();
+    world.gate.close(world.now, Reason::Aborted);
+    world.run();
+    check_told(&world, Reason::Aborted, Nothing);
+}

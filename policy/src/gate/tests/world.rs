@@ -286,6 +286,8 @@ pub(super) struct World {
     pub(super) standings: Vec<Standing>,
     /// Largest piece in which bytes move between host and session.
     pub(super) chunk: usize,
+    /// A byte of what the peer sends below TLS, counted from now, and what is added to it.
+    pub(super) corrupts: Option<(usize, u8)>,
     to_gate: [Vec<u8>; 2],
 }
 
@@ -324,6 +326,7 @@ impl World {
             dialled: Vec::new(),
             standings: Vec::new(),
             chunk: usize::MAX,
+            corrupts: None,
             to_gate: [Vec::new(), Vec::new()],
         }
     }
@@ -464,7 +467,13 @@ impl World {
     /// Hands in what an end has sent.
     fn deliver(&mut self, leg: Leg) -> bool {
         let Some(end) = self.end(leg) else { return false };
-        let bytes = end.pending();
+        let mut bytes = end.pending();
+        if let Some((at, by)) = self.corrupts.take_if(|_| leg == Leg::Public) {
+            match bytes.get_mut(at) {
+                Some(byte) => *byte = byte.wrapping_add(by),
+                None => self.corrupts = Some((at - bytes.len(), by)),
+            }
+        }
         let queue = &mut self.to_gate[leg as usize];
         queue.extend(bytes);
         let offer = queue.len().min(self.chunk);
