@@ -1,0 +1,31 @@
+//! The real core in the lab's whole world: good peers are served, nobody else is, and a seed repeats every frame.
+
+#![cfg(feature = "lab")]
+
+use hedgerow_lab::{Options, Summary};
+
+fn run(seconds: u64, seed: u64) -> Summary {
+    let options = Options { seconds, seed, json: false, paced: false, terminal: false };
+    let mut story = Vec::new();
+    let summary = hedgerow_lab::run(&options, &mut hedgerow::lab::device, &mut story).expect("a world");
+    println!("{}", String::from_utf8_lossy(&story));
+    summary
+}
+
+#[test]
+fn good_peers_are_served_while_everybody_else_is_turned_away() {
+    let summary = run(6, 1);
+    assert!(summary.is_good(), "{summary:#?}");
+    assert!(summary.sessions_ok >= 10 && summary.messages_forwarded > 100, "{summary:#?}");
+    assert_eq!(summary.node_unproven, 0);
+    for reason in ["bad_cookie", "awaiting_data"] {
+        assert!(summary.frames_refused.contains_key(reason), "{reason} in {:#?}", summary.frames_refused);
+    }
+}
+
+#[test]
+fn a_seed_repeats_every_frame() {
+    let (one, two) = (run(3, 7), run(3, 7));
+    assert_eq!(one, two);
+    assert_ne!(one.fingerprint, run(3, 8).fingerprint);
+}
