@@ -129,6 +129,7 @@ impl Subject for Device {
         let passed = self.passed.get();
         Sample {
             dataplane: statistics.shard,
+            strangers: self.core.shard().strangers().map(|(key, bytes)| (key.remote().ip(), bytes)).collect(),
             ended: statistics.ended.iter().map(|(reason, count)| (reason.name(), count)).collect(),
             sessions: statistics.sessions_dialled,
             messages_forwarded: passed.messages_to_nodes + passed.messages_to_peers,

@@ -17,8 +17,22 @@ fn good_peers_are_served_while_everybody_else_is_turned_away() {
     let summary = run(6, 1);
     assert!(summary.is_good(), "{summary:#?}");
     assert!(summary.sessions_ok >= 10 && summary.messages_forwarded > 100, "{summary:#?}");
-    assert_eq!(summary.node_unproven, 0);
-    for reason in ["bad_cookie", "awaiting_data"] {
+    assert_eq!((summary.node_unproven, summary.stranger_bytes), (0, 0));
+    assert!(summary.unfinished_bytes > 0, "nobody was on the way in: nothing was measured");
+    for reason in [
+        "tls_no_certificate",
+        "tls_expired",
+        "http_path",
+        "chia_no_handshake",
+        "chia_wrong_network",
+        "chia_second_handshake",
+        "not_for_this_sender",
+        "envelope_malformed",
+        "ws_unmasked",
+    ] {
+        assert!(summary.sessions_ended.contains_key(reason), "{reason} in {:#?}", summary.sessions_ended);
+    }
+    for reason in ["bad_cookie", "awaiting_data", "not_client_hello"] {
         assert!(summary.frames_refused.contains_key(reason), "{reason} in {:#?}", summary.frames_refused);
     }
 }

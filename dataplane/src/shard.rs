@@ -395,7 +395,7 @@ impl Shard {
         statistics.flows = engine.flows;
         statistics.flows_peak = engine.flows_peak;
         statistics.strangers = self.admission.strangers() as usize;
-        statistics.stranger_bytes = self.stranger_bytes();
+        statistics.stranger_bytes = self.strangers().map(|(_, bytes)| bytes).sum();
         statistics.buffer_bytes = engine.blocks_used * crate::tcp::BLOCK;
         statistics.buffer_bytes_peak = engine.blocks_peak * crate::tcp::BLOCK;
         statistics.retransmissions = engine.retransmissions;
@@ -407,9 +407,10 @@ impl Shard {
         self.links.get(usize::from(link.0)).map(|attached| &attached.link)
     }
 
-    fn stranger_bytes(&self) -> usize {
+    /// The flows whose peer has proved nothing but its address, with the buffer memory that each holds, in bytes.
+    pub fn strangers(&self) -> impl Iterator<Item = (FlowKey, usize)> + '_ {
         let strangers = self.accepted.iter().flatten().filter(|accepted| accepted.stranger);
-        strangers.map(|accepted| self.engine.buffered(accepted.id)).sum()
+        strangers.map(|accepted| (accepted.key, self.engine.buffered(accepted.id)))
     }
 
     /// Parses all frames before any table is touched, so that the table's lines arrive meanwhile.

@@ -90,11 +90,11 @@ fn bare<'a>(from: u16, to: u16, control: TcpControl, seq: u32, ack: Option<u32>)
     }
 }
 
-/// A forged source: any address of the service's family that a router would carry.
+/// A forged source: an address of the service's family that a router would carry, and at which nobody of this world lives.
 fn forged(service: SocketAddr, random: &mut Random) -> SocketAddr {
     let port = random.between(1_024, 65_536) as u16;
     let ip: IpAddr = if service.is_ipv4() {
-        let first = [5, 23, 37, 45, 62, 77, 81, 91, 104, 134, 151, 178, 185, 193, 203, 217]
+        let first = [5, 23, 37, 45, 64, 77, 83, 93, 104, 134, 151, 178, 188, 193, 203, 217]
             [random.below(16) as usize];
         let [_, b, c, d] = (random.next() as u32).to_be_bytes();
         Ipv4Addr::new(first, b.clamp(1, 112), c, d.clamp(1, 254)).into()

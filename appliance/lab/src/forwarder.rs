@@ -247,6 +247,11 @@ impl Subject for Forwarder {
     }
 
     fn sample(&self) -> Sample {
-        Sample { dataplane: self.shard.statistics(), sessions: self.pairs.len() / 2, ..Sample::default() }
+        Sample {
+            dataplane: self.shard.statistics(),
+            strangers: self.shard.strangers().map(|(key, bytes)| (key.remote().ip(), bytes)).collect(),
+            sessions: self.pairs.len() / 2,
+            ..Sample::default()
+        }
     }
 }

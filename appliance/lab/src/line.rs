@@ -146,7 +146,8 @@ impl Line {
         let _ = self.tls.writer().write_all(bytes);
     }
 
-    fn send_frame(&mut self, opcode: Opcode, payload: &[u8]) {
+    /// Sends one frame.
+    pub fn send_frame(&mut self, opcode: Opcode, payload: &[u8]) {
         let mask = self.masked.then(|| (self.random.next() as u32).to_be_bytes());
         self.send_plain(&encode_frame(true, opcode, mask, payload));
     }

@@ -110,6 +110,7 @@ struct Run<'a> {
     latencies: Vec<Duration>,
     summary: Summary,
     stranger_bytes: usize,
+    unfinished_bytes: usize,
     began: std::time::Instant,
 }
 
@@ -143,6 +144,7 @@ impl<'a> Run<'a> {
             latencies: Vec::new(),
             summary: Summary { seconds: options.seconds, seed: options.seed, ..Summary::default() },
             stranger_bytes: 0,
+            unfinished_bytes: 0,
             began: std::time::Instant::now(),
         };
         run.make_plan();
@@ -227,7 +229,7 @@ impl<'a> Run<'a> {
                 let credential = mint::peer(&self.authority, u64::from(number))?;
                 let random = self.random.branch("peer");
                 let peer = GoodPeer::new(number, &self.common, credential, &self.network, now, stay, random)?;
-                let address = Ipv4Addr::new(81, 2, (number >> 8) as u8, number as u8);
+                let address = Ipv4Addr::new(PEERS[0], PEERS[1], (number >> 8) as u8, number as u8);
                 let delay = self.random.micros(4_000, 60_000);
                 let loss = if self.random.chance(250_000) { 10_000 } else { 0 };
                 let path = Path { loss, jitter: delay / 20, ..Path::clean(delay) };
@@ -240,7 +242,7 @@ impl<'a> Run<'a> {
                 let random = self.random.branch("rude");
                 let visitor = Rude::new(how, &self.common, credential, &self.network, now, random)?;
                 let host = self.random.next() as u32;
-                let address = Ipv4Addr::new(185, 3, (host >> 8) as u8, (host as u8).clamp(1, 254));
+                let address = Ipv4Addr::new(RUDE[0], RUDE[1], (host >> 8) as u8, (host as u8).clamp(1, 254));
                 let path = Path::clean(self.random.micros(10_000, 40_000));
                 self.enter(address, 1 << 24 | host >> 8, Box::new(visitor), path);
             }
@@ -290,9 +292,12 @@ impl<'a> Run<'a> {
             self.note(now, note);
         }
         let sample = self.device.sample();
-        self.stranger_bytes = self.stranger_bytes.max(sample.dataplane.stranger_bytes);
+        let unproved = sample.strangers.iter().filter(|(address, _)| !has_proved(*address));
+        let held: usize = unproved.map(|(_, bytes)| bytes + FLOW_BYTES).sum();
+        self.stranger_bytes = self.stranger_bytes.max(held);
+        self.unfinished_bytes = self.unfinished_bytes.max(sample.dataplane.stranger_bytes);
         if self.options.terminal || slice % FIGURES_EVERY == FIGURES_EVERY - 1 {
-            self.story.figures(now, &sample);
+            self.story.figures(now, &sample, held);
         }
     }
 
@@ -348,6 +353,7 @@ impl<'a> Run<'a> {
         summary.sessions_ended = sample.ended;
         summary.flows_peak = sample.dataplane.flows_peak;
         summary.stranger_bytes = self.stranger_bytes;
+        summary.unfinished_bytes = self.unfinished_bytes;
         summary.buffer_bytes_peak = sample.dataplane.buffer_bytes_peak;
         summary.fingerprint = self.world.fingerprint();
         self.story.balance(summary);
@@ -355,6 +361,20 @@ impl<'a> Run<'a> {
         self.story.finish().map_err(Error::Output)?;
         Ok(summary)
     }
+}
+
+/// Networks of those who come with a stack, and of those who begin a ClientHello: the only ones that send what a cookie
+/// demands, so the only ones that a device may remember.
+const PEERS: [u8; 2] = [81, 2];
+const RUDE: [u8; 2] = [185, 3];
+const STALLED: [u8; 2] = [91, 65];
+/// Strangers who never send data.
+const SILENT: [u8; 2] = [91, 64];
+/// What a flow costs though no buffer belongs to it.
+const FLOW_BYTES: usize = 512;
+
+fn has_proved(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if [PEERS, RUDE, STALLED].contains(&[v4.octets()[0], v4.octets()[1]]))
 }
 
 /// Seed of the node's certificate.
@@ -386,8 +406,8 @@ impl Flood {
             Flood::Malformed => Box::new(Malformed::new(service, schedule, random)),
             Flood::Syn => Box::new(SynFlood::new(service, schedule, random)),
             Flood::Ack => Box::new(AckFlood::new(service, schedule, random)),
-            Flood::Silent => Box::new(Silent::new(service, schedule, [91, 64], false, random)),
-            Flood::Begins => Box::new(Silent::new(service, schedule, [91, 65], true, random)),
+            Flood::Silent => Box::new(Silent::new(service, schedule, SILENT, false, random)),
+            Flood::Begins => Box::new(Silent::new(service, schedule, STALLED, true, random)),
         }
     }
 }

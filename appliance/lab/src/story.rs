@@ -93,7 +93,7 @@ impl<'a> Story<'a> {
         }
     }
 
-    pub(crate) fn figures(&mut self, now: Instant, sample: &Sample) {
+    pub(crate) fn figures(&mut self, now: Instant, sample: &Sample, held: usize) {
         let data = &sample.dataplane;
         let text = format!(
             "{} : {} sessions, {} messages passed | {} frames in, {} refused | {} flows, {} held for strangers",
@@ -103,7 +103,7 @@ impl<'a> Story<'a> {
             grouped(data.frames_in),
             grouped(data.reasons.total()),
             data.flows,
-            bytes(data.stranger_bytes),
+            bytes(held),
         );
         if self.terminal {
             let text = self.style("36", &text);
@@ -133,8 +133,9 @@ impl<'a> Story<'a> {
             summary.flows_peak
         ));
         self.line(&format!(
-            "  memory            {} at most for those who had proved nothing but an address, {} for everybody",
+            "  memory            {} at most for strangers, {} for whoever is on the way in, {} in all",
             bytes(summary.stranger_bytes),
+            bytes(summary.unfinished_bytes),
             bytes(summary.buffer_bytes_peak)
         ));
         self.line(&format!(

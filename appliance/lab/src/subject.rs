@@ -2,7 +2,7 @@
 //! counters.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ pub struct Site {
 pub struct Sample {
     /// Those of its dataplane.
     pub dataplane: Statistics,
+    /// The flows of peers who have proved nothing but their address: whose, and how much buffer memory each holds.
+    pub strangers: Vec<(IpAddr, usize)>,
     /// Sessions refused or ended after proof, by the name of the reason.
     pub ended: BTreeMap<&'static str, u64>,
     /// Sessions that are open.

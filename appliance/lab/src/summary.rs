@@ -54,8 +54,12 @@ pub struct Summary {
     pub sessions_ended: BTreeMap<&'static str, u64>,
     /// Most flows that the device held at one time, both legs.
     pub flows_peak: usize,
-    /// Most buffer memory that it held for peers who had proved nothing but their address, in bytes.
+    /// Most memory that it held for addresses that had proved nothing, in bytes: those of forged floods and of whoever
+    /// connects and keeps silent. Must be zero.
     pub stranger_bytes: usize,
+    /// Most buffer memory that it held for peers on their way: they returned a cookie and a beginning of TLS, which
+    /// proves their address and nothing else, in bytes.
+    pub unfinished_bytes: usize,
     /// Most buffer memory that it held in all, in bytes.
     pub buffer_bytes_peak: usize,
     /// Hostile frames and connections that were thrown at the device, by kind.
@@ -76,6 +80,10 @@ impl Summary {
 
     /// Whether everything went as it should: all good peers served, nobody else.
     pub fn is_good(&self) -> bool {
-        self.sessions_ok > 0 && self.sessions_failed == 0 && self.node_unproven == 0 && self.served.is_empty()
+        self.sessions_ok > 0
+            && self.sessions_failed == 0
+            && self.node_unproven == 0
+            && self.stranger_bytes == 0
+            && self.served.is_empty()
     }
 }

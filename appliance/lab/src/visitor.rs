@@ -6,6 +6,7 @@ use std::time::Duration;
 use hedgerow_dataplane::Instant;
 use hedgerow_policy::chia::{Handshake, Message, NodeType, number};
 use hedgerow_policy::tls::Credential;
+use hedgerow_policy::websocket::Opcode;
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::{self, State};
 
@@ -34,17 +35,19 @@ pub enum Rudeness {
     WrongNetwork,
     /// Another first message than the handshake.
     NoHandshake,
-    /// A good beginning, then a message of a type that nobody knows.
-    UnknownMessage,
-    /// A good beginning, then a reply that nobody asked for.
-    UnsolicitedReply,
+    /// A good beginning, then what only wallets send.
+    WrongSender,
+    /// A good beginning, then a message that is longer than it says.
+    BadEnvelope,
+    /// A good beginning, then a second handshake.
+    SecondHandshake,
     /// A good beginning, then a frame without mask.
     Unmasked,
 }
 
 impl Rudeness {
     /// All of them.
-    pub const ALL: [Rudeness; 11] = [
+    pub const ALL: [Rudeness; 12] = [
         Rudeness::Garbage,
         Rudeness::BrokenHello,
         Rudeness::PlainHttp,
@@ -53,8 +56,9 @@ impl Rudeness {
         Rudeness::WrongPath,
         Rudeness::WrongNetwork,
         Rudeness::NoHandshake,
-        Rudeness::UnknownMessage,
-        Rudeness::UnsolicitedReply,
+        Rudeness::WrongSender,
+        Rudeness::BadEnvelope,
+        Rudeness::SecondHandshake,
         Rudeness::Unmasked,
     ];
 
@@ -69,15 +73,19 @@ impl Rudeness {
             Rudeness::WrongPath => "wrong_path",
             Rudeness::WrongNetwork => "wrong_network",
             Rudeness::NoHandshake => "no_handshake",
-            Rudeness::UnknownMessage => "unknown_message",
-            Rudeness::UnsolicitedReply => "unsolicited_reply",
+            Rudeness::WrongSender => "wrong_sender",
+            Rudeness::BadEnvelope => "bad_envelope",
+            Rudeness::SecondHandshake => "second_handshake",
             Rudeness::Unmasked => "unmasked",
         }
     }
 
     /// Whether the rudeness comes after a good handshake, so that a node is reached first.
     pub const fn begins_well(self) -> bool {
-        matches!(self, Rudeness::UnknownMessage | Rudeness::UnsolicitedReply | Rudeness::Unmasked)
+        matches!(
+            self,
+            Rudeness::WrongSender | Rudeness::BadEnvelope | Rudeness::SecondHandshake | Rudeness::Unmasked
+        )
     }
 }
 
@@ -120,6 +128,8 @@ pub struct GoodPeer {
     done: bool,
 }
 
+/// A wallet hands in a transaction.
+const SEND_TRANSACTION: u8 = 48;
 /// How long a good peer waits for what it is owed.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long its stack may take to end a connection in order.
@@ -339,9 +349,12 @@ impl Rude {
     fn misbehave(&mut self) {
         let Some(line) = &mut self.line else { return };
         match self.how {
-            Rudeness::UnknownMessage => line.send(&Message::new(250, [0; 16])),
-            Rudeness::UnsolicitedReply => {
-                line.send(&Message::new(chain::RESPOND_BLOCK, chain::block(1)).with_id(9));
+            Rudeness::WrongSender => line.send(&Message::new(SEND_TRANSACTION, [0; 64])),
+            Rudeness::BadEnvelope => {
+                line.send_frame(Opcode::Binary, &[number::REQUEST_PEERS, 0, 0, 0, 0, 0, 7])
+            }
+            Rudeness::SecondHandshake => {
+                line.send(&Handshake::new(&self.network, NodeType::FullNode, 8444).message());
             }
             Rudeness::Unmasked => line.send_plain(&[0x82, 6, 43, 0, 0, 0, 0, 0]),
             _ => {}
