@@ -57,9 +57,8 @@ fn the_table_is_as_large_as_it_was_told() {
     assert_eq!(accept(0), Err(Reason::Challenged), "taken");
     engine.evict(ids[1], Reason::Evicted);
     assert_eq!(engine.statistics().flows, 3, "until its end was heard of");
-    let mut events = std::iter::from_fn(|| engine.event());
-    assert!(events.any(|event| event == Event::Closed(ids[1], Reason::Evicted)));
-    drop(events);
+    let events: Vec<_> = std::iter::from_fn(|| engine.event()).collect();
+    assert!(events.contains(&Event::Closed(ids[1], Reason::Evicted)));
     let mut fresh = key();
     fresh.remote_port = 9;
     let id = engine.accept(Instant::ZERO, fresh, LINK, HOP, &agreed(&Setup::default(), 1, 2), ListenerId(0));
