@@ -133,8 +133,11 @@ impl EventSink {
 
     /// Hands an event over; never waits.
     pub fn send(&mut self, line: EventLine) {
-        let sent = self.queue.as_ref().map(|queue| queue.try_send(line));
-        self.lost += u64::from(matches!(sent, Some(Err(TrySendError::Full(_)))));
+        if let Some(queue) = &self.queue
+            && let Err(TrySendError::Full(_)) = queue.try_send(line)
+        {
+            self.lost += 1;
+        }
     }
 
     /// The last events.

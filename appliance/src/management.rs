@@ -4,13 +4,14 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use rustix::fs::Mode;
+use rustix::process::umask;
 use serde::{Deserialize, Serialize};
 
 use crate::events::{EventLine, Recent};
@@ -103,6 +104,11 @@ impl Commands {
         self.commands.try_recv().ok()
     }
 
+    /// Waits for the next command; [`Command::Stop`] once nobody can send one any more.
+    pub fn wait(&self) -> Command {
+        self.commands.recv().unwrap_or(Command::Stop)
+    }
+
     /// Becomes readable when a command waits.
     pub fn fd(&self) -> impl AsFd + '_ {
         &*self.wake
@@ -132,8 +138,11 @@ impl Drop for Socket {
 /// Opens the socket, for its owner alone, and answers requests until the process ends.
 pub fn serve(path: &Path, control: Control, recent: Recent) -> io::Result<Socket> {
     clear_stale(path)?;
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600))?;
+    // The mask makes the file its owner's from the first moment on.
+    let mask = umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    umask(mask);
+    let listener = listener?;
     let socket = Socket { path: path.to_owned() };
     std::thread::Builder::new().name("management".into()).spawn(move || {
         for stream in listener.incoming().flatten() {

@@ -105,7 +105,6 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let passed = factory.passed();
     let abilities: Vec<_> = ports.iter().map(|port| port.abilities()).collect();
     let core_config = assemble::core(&config, &abilities, &secret, seed);
-    drop(secret);
 
     let events = config.management.events.as_deref();
     let sink = EventSink::open(events, config.limits.events)

@@ -86,7 +86,7 @@ impl FromStr for Size {
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-        match unit.iter().find(|(shift, _)| self.0 >> shift > 0 && self.0 % (1 << shift) == 0) {
+        match unit.iter().find(|(shift, _)| self.0 >> shift > 0 && self.0.is_multiple_of(1 << shift)) {
             Some((shift, name)) => write!(f, "{} {name}", self.0 >> shift),
             None => write!(f, "{} B", self.0),
         }

@@ -208,9 +208,13 @@ impl<P: Port> Core<P> {
     /// Gives back the slot, and the place in the queue or the connection in the making.
     pub(super) fn leave_pool(&mut self, seat: &mut Seat) {
         let node = match seat.dial {
-            Dial::None | Dial::Challenging(..) => {
-                seat.dial = Dial::None;
-                return;
+            Dial::None => return,
+            Dial::Challenging(holder, _) => {
+                // Another may try.
+                if let Some(holder) = self.seats.get(holder) {
+                    holder.challenger = None;
+                }
+                return seat.dial = Dial::None;
             }
             Dial::Queued => None,
             Dial::Connecting(..) => {

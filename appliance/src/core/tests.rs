@@ -206,6 +206,21 @@ fn a_third_source_is_refused_while_two_argue() {
 }
 
 #[test]
+fn a_challenger_that_gives_up_leaves_the_way_to_the_next() {
+    let mut world = World::scripted(Plan::default());
+    let (old, new) = (world.connect(PEER), world.connect(OTHER_PEER));
+    world.say(old, b"Da");
+    world.say(new, b"Da");
+    world.peer.abort(new);
+    world.settle();
+    let next = world.connect(OTHER_PEER);
+    world.say(next, b"Da");
+    world.pass(seconds(6));
+    assert_eq!(world.peer.heard(next), b"dialled");
+    assert_eq!(world.peer.closed(old), Some(FlowReason::Reset));
+}
+
+#[test]
 fn an_identity_is_free_again_when_its_session_ends() {
     let mut world = World::scripted(Plan::default());
     for _ in 0..3 {

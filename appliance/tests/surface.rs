@@ -1,0 +1,195 @@
+//! The appliance from outside: the program's exit codes and words, and the control socket in front of a core over memory.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::mpsc;
+
+use hedgerow::config::Config;
+use hedgerow::core::Core;
+use hedgerow::events::EventSink;
+use hedgerow::identity::Secret;
+use hedgerow::management::{self, Request, Response};
+use hedgerow::sessions::Factory;
+use hedgerow::status::Status;
+use hedgerow::{assemble, management::Command as Order};
+use hedgerow_dataplane::Instant;
+use hedgerow_dataplane::frame::Port;
+use hedgerow_policy::tls::{Clock, Settings};
+use hedgerow_port::{Memory, MemoryConfig};
+
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/proxy/hedgerow.toml");
+
+fn hedgerow(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hedgerow")).args(args).output().unwrap()
+}
+
+#[track_caller]
+fn outcome(args: &[&str], code: i32, out: &str, err: &str) {
+    let output = hedgerow(args);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stdout}{stderr}");
+    assert!(stdout.contains(out), "{args:?}: no {out:?} in {stdout}");
+    assert!(stderr.contains(err), "{args:?}: no {err:?} in {stderr}");
+}
+
+#[test]
+fn check_accepts_the_example_and_says_what_it_would_do() {
+    outcome(&["check", EXAMPLE], 0, "listener peers: 203.0.113.7:8444, [2001:db8:7::7]:8444 (chia", "");
+}
+
+#[test]
+fn check_refuses_and_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broken.toml");
+    let text = std::fs::read_to_string(EXAMPLE).unwrap();
+    std::fs::write(&path, text.replace("local_port = 8444", "local_prot = 8444").replace("version = 1", ""))
+        .unwrap();
+    let path = path.to_str().unwrap();
+    outcome(&["check", path], 1, "", "help: did you mean `local_port`?");
+    outcome(&["check", EXAMPLE, path], 1, "valid", "broken.toml:");
+    outcome(&["run", "-c", path], 1, "", "local_prot");
+    outcome(&["check", "/nowhere/hedgerow.toml"], 1, "", "cannot read /nowhere/hedgerow.toml");
+}
+
+#[test]
+fn a_run_without_its_device_or_secret_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hedgerow.toml");
+    let secret = dir.path().join("secret");
+    let text = std::fs::read_to_string(EXAMPLE).unwrap();
+    std::fs::write(&path, text.replace("/etc/hedgerow/secret", secret.to_str().unwrap())).unwrap();
+    let path = path.to_str().unwrap();
+    outcome(&["run", "-c", path], 1, "", "identity new");
+    outcome(&["identity", "new", secret.to_str().unwrap()], 0, "a new fleet secret", "");
+    outcome(&["run", "-c", path], 1, "", "port.private: device \"ens6\"");
+}
+
+#[test]
+fn identities_follow_from_the_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    let secret = secret.to_str().unwrap();
+    outcome(&["identity", "new", secret], 0, "", "");
+    outcome(&["identity", "new", secret], 1, "", "exists already");
+    let show = |service: &str| hedgerow(&["identity", "show", secret, "--service", service]).stdout;
+    assert_eq!(show("203.0.113.7:8444"), show("203.0.113.7:8444"));
+    let ids = |service: &str| {
+        String::from_utf8(show(service)).unwrap().split_whitespace().last().unwrap().to_owned()
+    };
+    assert_ne!(ids("203.0.113.7:8444"), ids("203.0.113.8:8444"));
+    assert_eq!(ids("203.0.113.7:8444").len(), 64);
+}
+
+#[test]
+fn explain_knows_reasons_of_both_layers() {
+    outcome(&["explain", "bad_cookie"], 0, "frames and flows", "");
+    outcome(&["explain", "chia_wrong_network"], 0, "sessions", "");
+    outcome(&["explain", "chia_wrong_netwrok"], 1, "", "did you mean `chia_wrong_network`?");
+}
+
+#[test]
+fn a_client_without_an_appliance_says_so() {
+    outcome(
+        &["status", "--socket", "/nowhere/hedgerow.sock"],
+        1,
+        "",
+        "no appliance answers at /nowhere/hedgerow.sock",
+    );
+}
+
+#[test]
+fn completions_and_version() {
+    outcome(&["completions", "bash"], 0, "_hedgerow", "");
+    outcome(&["--version"], 0, env!("CARGO_PKG_VERSION"), "");
+}
+
+/// The example's core over memory ports.
+fn core(config: &Config) -> Core<Memory> {
+    let ports: Vec<Memory> = config
+        .ports
+        .iter()
+        .map(|_| Memory::pair(MemoryConfig::default(), MemoryConfig::default()).0)
+        .collect();
+    let abilities: Vec<_> = ports.iter().map(Port::abilities).collect();
+    let secret = Secret::ephemeral().unwrap();
+    let settings = Settings::new(Clock::at(std::time::Duration::from_secs(1_800_000_000)));
+    let kinds = assemble::kinds(config, &secret, &settings).unwrap();
+    let core = assemble::core(config, &abilities, &secret, [7; 32]);
+    Core::new(&core, ports, Box::new(Factory::new(kinds, 1)), Instant::from_millis(1_000))
+}
+
+#[test]
+fn the_control_socket_answers_with_the_state_of_the_core() {
+    let text = std::fs::read_to_string(EXAMPLE).unwrap();
+    let (config, _) = Config::parse("example", &text).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let (control, commands) = management::control().unwrap();
+    let sink = EventSink::open(None, 16).unwrap();
+    let socket = management::serve(&path, control.clone(), sink.recent()).unwrap();
+    let (ready, started) = mpsc::channel();
+    let stepper = std::thread::spawn(move || {
+        let mut core = core(&config);
+        ready.send(()).unwrap();
+        let start = Instant::from_millis(1_000);
+        for millis in 0.. {
+            let now = start + std::time::Duration::from_millis(millis);
+            core.step(now, 1_800_000_000_000 + millis).unwrap();
+            match commands.wait() {
+                Order::Status(answer) => {
+                    let status = Status::of(&config, &core, Default::default(), now, start);
+                    answer.send(Box::new(status)).unwrap();
+                }
+                Order::Stop => return,
+            }
+        }
+    });
+    started.recv().unwrap();
+
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let Response::Status(status) = management::ask(&path, &Request::Status).unwrap() else { panic!() };
+    assert_eq!(status.listeners[0].addresses, ["203.0.113.7:8444", "[2001:db8:7::7]:8444"]);
+    assert_eq!(status.pools[0].nodes[1].address, "10.0.1.12:8444");
+    assert_eq!((status.flows.limit, status.memory.strangers), (16_384, 0));
+    let again: Status = serde_json::from_str(&serde_json::to_string(&status).unwrap()).unwrap();
+    assert_eq!(*status, again);
+    assert_eq!(management::ask(&path, &Request::Events).unwrap(), Response::Events(Vec::new()));
+    let program = hedgerow(&["status", "--json", "--socket", path.to_str().unwrap()]);
+    let program: Status = serde_json::from_slice(&program.stdout).unwrap();
+    assert_eq!(program.ports, status.ports);
+    assert_eq!(raw(&path, "{\"command\":\"dance\"}"), "not a request");
+
+    control.send(Order::Stop);
+    stepper.join().unwrap();
+    drop(socket);
+    assert!(!path.exists());
+}
+
+/// The kind of error that a raw line gets.
+fn raw(path: &Path, line: &str) -> String {
+    use std::io::{BufRead, BufReader, Write};
+    let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+    (&stream).write_all(format!("{line}\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    BufReader::new(&stream).read_line(&mut answer).unwrap();
+    match serde_json::from_str(&answer).unwrap() {
+        Response::Error(error) => error.split(':').next().unwrap_or_default().to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_socket_that_is_alive_is_not_taken_and_a_dead_one_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let serve = || {
+        let (control, _commands) = management::control().unwrap();
+        management::serve(&path, control, EventSink::open(None, 1).unwrap().recent())
+    };
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let alive = serve().unwrap();
+    assert_eq!(serve().unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+    drop(alive);
+}
