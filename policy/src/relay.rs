@@ -5,7 +5,7 @@
 use core::time::Duration;
 use std::collections::VecDeque;
 
-use crate::session::{Close, Done, End, Instant, Leg, Request, Session};
+use crate::session::{Close, Done, End, Instant, Leg, Request, Session, Standing};
 use crate::verdict::Reason;
 
 /// How a relay behaves.
@@ -239,6 +239,8 @@ impl Session for Relay {
             Done::Dialled if self.step == Step::Dialling => {
                 self.step = Step::Open;
                 self.active = now;
+                // All the proof that plain TCP has to offer; from here on the relay's own deadlines hold.
+                self.requests.push_back(Request::Standing(Standing::Proven));
                 self.to_private.stuck = self.to_private.stuck.map(|_| now);
                 if self.to_private.finished {
                     self.requests.push_back(Request::Close(Leg::Private, Close::Finish(Reason::Finished)));

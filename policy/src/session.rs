@@ -67,7 +67,7 @@ impl fmt::Debug for PeerId {
 pub enum Standing {
     /// Has proved its address only.
     Stranger,
-    /// Its TLS Finished was verified: it saw our randomness.
+    /// Its TLS Finished was verified: it saw our randomness. On a `tcp` listener, which has no such proof: a node took it.
     Proven,
     /// A friend that the operator named.
     Reserved,

@@ -35,6 +35,7 @@ fn open() -> Relay {
     assert_eq!(requests(&mut relay), ["Dial { peer: None }"]);
     assert_eq!(sent(&mut relay, Leg::Private), b"");
     relay.complete(NOW, Done::Dialled);
+    assert_eq!(requests(&mut relay), ["Standing(Proven)"]);
     assert_eq!(sent(&mut relay, Leg::Private), b"hello");
     relay
 }
@@ -81,7 +82,8 @@ fn a_peer_that_finishes_while_the_node_is_dialled() {
     assert_eq!(requests(&mut relay), ["Dial { peer: None }"]);
     relay.complete(NOW, Done::Dialled);
     assert_eq!(sent(&mut relay, Leg::Private), b"GET");
-    assert_eq!(requests(&mut relay), [close(Leg::Private, Close::Finish(Reason::Finished))]);
+    let finish = close(Leg::Private, Close::Finish(Reason::Finished));
+    assert_eq!(requests(&mut relay), ["Standing(Proven)".to_owned(), finish]);
 }
 
 #[test]
