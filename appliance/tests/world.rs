@@ -2,7 +2,7 @@
 
 #![cfg(feature = "lab")]
 
-use hedgerow_lab::{Options, Summary};
+use hedgerow_lab::{Options, Summary, seeds};
 
 fn run(seconds: u64, seed: u64) -> Summary {
     let options = Options { seconds, seed, json: false, paced: false, terminal: false };
@@ -35,6 +35,13 @@ fn good_peers_are_served_while_everybody_else_is_turned_away() {
     for reason in ["bad_cookie", "awaiting_data", "not_client_hello"] {
         assert!(summary.frames_refused.contains_key(reason), "{reason} in {:#?}", summary.frames_refused);
     }
+}
+
+#[test]
+fn every_seed_ends_well() {
+    let bad: Vec<Summary> =
+        seeds::from_environment(6).map(|seed| run(5, seed)).filter(|summary| !summary.is_good()).collect();
+    assert!(bad.is_empty(), "repeat one with SEED=n: {bad:#?}");
 }
 
 #[test]

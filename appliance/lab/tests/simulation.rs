@@ -1,33 +1,16 @@
 //! The simulation of the TCP engine over many seeds. `SEEDS=1000` or `SEEDS=17..40` says which; `SEED=17` repeats one and
 //! tells about it.
 
-use std::ops::Range;
-
-use hedgerow_lab::tcp_world;
+use hedgerow_lab::{seeds, tcp_world};
 
 /// How many seeds an ordinary test run takes: some twenty seconds.
 const SEEDS: u64 = 1_000;
-
-fn seeds() -> Range<u64> {
-    let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("a number instead of `{text}`"));
-    if let Ok(seed) = std::env::var("SEED") {
-        let seed = number(&seed);
-        return seed..seed + 1;
-    }
-    match std::env::var("SEEDS") {
-        Ok(text) => match text.split_once("..") {
-            Some((from, to)) => number(from)..number(to),
-            None => 0..number(&text),
-        },
-        Err(_) => 0..SEEDS,
-    }
-}
 
 #[test]
 fn streams_survive_every_seed() {
     let mut failures = Vec::new();
     let (mut whole, mut bytes, mut retransmissions) = (0, 0, 0);
-    let seeds = seeds();
+    let seeds = seeds::from_environment(SEEDS);
     for seed in seeds.clone() {
         // A panic inside is a failure of its seed, not of the whole run.
         match std::panic::catch_unwind(|| tcp_world::run(seed)) {
