@@ -53,12 +53,14 @@ pub struct Path {
     pub duplicate: u32,
     /// Delivered with one bit changed.
     pub corrupt: u32,
+    /// Largest IP packet towards the host; a router answers longer ones (RFC 1191, RFC 8201).
+    pub mtu: usize,
 }
 
 impl Path {
     /// Nothing happens but time.
     pub const fn clean(delay: Duration) -> Self {
-        Path { delay, jitter: Duration::ZERO, loss: 0, duplicate: 0, corrupt: 0 }
+        Path { delay, jitter: Duration::ZERO, loss: 0, duplicate: 0, corrupt: 0, mtu: usize::MAX }
     }
 }
 
@@ -91,8 +93,11 @@ pub struct Traffic {
     pub to_nobody: u64,
     /// Frames lost on a path.
     pub lost: u64,
+    /// Frames that were too long for a path.
+    pub too_big: u64,
 }
 
+#[derive(Clone, Copy)]
 enum Destination {
     Device(Side),
     Host(HostId),
@@ -303,7 +308,7 @@ impl<N> World<N> {
             let (side, path, mac, done) =
                 (resident.side, resident.path, resident.host.place().mac, resident.app.done());
             for frame in frames {
-                self.from_host(id, side, mac, path, frame);
+                self.leave_host(id, side, mac, path, frame);
             }
             match next {
                 _ if done => self.remove(id),
@@ -320,7 +325,7 @@ impl<N> World<N> {
         self.stations.remove(&place.mac);
     }
 
-    fn from_host(&mut self, id: HostId, side: Side, mac: Mac, path: Path, mut frame: Vec<u8>) {
+    fn leave_host(&mut self, id: HostId, side: Side, mac: Mac, path: Path, mut frame: Vec<u8>) {
         if side == Side::Private {
             return self.carry(Destination::Device(side), frame, path);
         }
@@ -356,14 +361,14 @@ impl<N> World<N> {
             self.hash(side, b'<', &frame);
             self.traffic.from_device += 1;
             match side {
-                Side::Public => self.from_device_outside(frame),
-                Side::Private => self.from_device_inside(frame),
+                Side::Public => self.route_outside(frame),
+                Side::Private => self.switch_inside(frame),
             }
         }
         count
     }
 
-    fn from_device_outside(&mut self, mut frame: Vec<u8>) {
+    fn route_outside(&mut self, mut frame: Vec<u8>) {
         if let Some(answer) = router::answer(&frame) {
             return self.schedule(Destination::Device(Side::Public), answer, self.now + HOP);
         }
@@ -371,6 +376,10 @@ impl<N> World<N> {
         if let Some(&id) = self.addresses.get(&address) {
             let Some(resident) = self.residents.get(&id) else { return };
             let path = resident.path;
+            if let Some(answer) = router::too_big(&frame, path.mtu, self.device_mac) {
+                self.traffic.too_big += 1;
+                return self.carry(Destination::Device(Side::Public), answer, path);
+            }
             router::address(&mut frame, resident.host.place().mac);
             return self.carry(Destination::Host(id), frame, path);
         }
@@ -382,7 +391,7 @@ impl<N> World<N> {
         self.send_raw(sent);
     }
 
-    fn from_device_inside(&mut self, frame: Vec<u8>) {
+    fn switch_inside(&mut self, frame: Vec<u8>) {
         let Some(&to) = frame.first_chunk::<6>() else { return };
         let inside = |resident: &Resident<N>| resident.side == Side::Private;
         let receivers: Vec<(HostId, Path)> = if Mac(to).is_group() {
@@ -411,10 +420,6 @@ impl<N> World<N> {
         let at = self.now + path.delay + random.micros(0, jitter.max(1));
         if random.chance(path.duplicate) {
             let later = at + random.micros(0, jitter.max(1_000));
-            let to = match to {
-                Destination::Device(side) => Destination::Device(side),
-                Destination::Host(id) => Destination::Host(id),
-            };
             self.schedule(to, frame.clone(), later);
         }
         self.schedule(to, frame, at);

@@ -7,8 +7,8 @@ use hedgerow_dataplane::wire::Mac;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
-    Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Packet, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr,
-    TcpPacket, TcpRepr,
+    Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Address,
+    Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr, TcpPacket, TcpRepr,
 };
 
 /// The router's Ethernet address.
@@ -40,6 +40,65 @@ pub(crate) fn destination(frame: &[u8]) -> Option<IpAddr> {
 /// Whether the router carries a host's frame on: IP to a single address.
 pub(crate) fn carries(frame: &[u8]) -> bool {
     destination(frame).is_some()
+}
+
+/// The ICMP message with which a router near the destination answers a packet that is longer than `mtu`.
+pub(crate) fn too_big(frame: &[u8], mtu: usize, device: Mac) -> Option<Vec<u8>> {
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    if ethernet.payload().len() <= mtu {
+        return None;
+    }
+    let to = EthernetAddress(device.0);
+    match ethernet.ethertype() {
+        EthernetProtocol::Ipv4 => too_big_v4(ethernet.payload(), mtu, to),
+        EthernetProtocol::Ipv6 => too_big_v6(ethernet.payload(), mtu, to),
+        _ => None,
+    }
+}
+
+fn too_big_v4(packet: &[u8], mtu: usize, to: EthernetAddress) -> Option<Vec<u8>> {
+    let packet = Ipv4Packet::new_checked(packet).ok()?;
+    let checksums = ChecksumCapabilities::default();
+    let header = Ipv4Repr::parse(&packet, &checksums).ok()?;
+    let reason = Icmpv4DstUnreachable::FragRequired;
+    let message = Icmpv4Repr::DstUnreachable { reason, header, data: packet.payload().get(..8)? };
+    let [a, b, c, d] = packet.dst_addr().octets();
+    let ip = Ipv4Repr {
+        src_addr: Ipv4Address::new(a, b, c, d ^ 0x40),
+        dst_addr: packet.src_addr(),
+        next_header: IpProtocol::Icmp,
+        payload_len: message.buffer_len(),
+        hop_limit: 61,
+    };
+    let mut bytes = frame(to, EthernetProtocol::Ipv4, ip.buffer_len() + message.buffer_len());
+    let (head, body) = bytes[ETHERNET..].split_at_mut(ip.buffer_len());
+    ip.emit(&mut Ipv4Packet::new_unchecked(head), &checksums);
+    message.emit(&mut Icmpv4Packet::new_unchecked(&mut *body), &checksums);
+    body[6..8].copy_from_slice(&u16::try_from(mtu).unwrap_or(u16::MAX).to_be_bytes());
+    Icmpv4Packet::new_unchecked(body).fill_checksum();
+    Some(bytes)
+}
+
+fn too_big_v6(packet: &[u8], mtu: usize, to: EthernetAddress) -> Option<Vec<u8>> {
+    let packet = Ipv6Packet::new_checked(packet).ok()?;
+    let header = Ipv6Repr::parse(&packet).ok()?;
+    let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
+    let message = Icmpv6Repr::PktTooBig { mtu, header, data: packet.payload().get(..40)? };
+    let mut source = packet.dst_addr().octets();
+    source[15] ^= 0x40;
+    let ip = Ipv6Repr {
+        src_addr: source.into(),
+        dst_addr: packet.src_addr(),
+        next_header: IpProtocol::Icmpv6,
+        payload_len: message.buffer_len(),
+        hop_limit: 61,
+    };
+    let mut bytes = frame(to, EthernetProtocol::Ipv6, ip.buffer_len() + message.buffer_len());
+    let (head, body) = bytes[ETHERNET..].split_at_mut(ip.buffer_len());
+    ip.emit(&mut Ipv6Packet::new_unchecked(head));
+    let checksums = ChecksumCapabilities::default();
+    message.emit(&ip.src_addr, &ip.dst_addr, &mut Icmpv6Packet::new_unchecked(body), &checksums);
+    Some(bytes)
 }
 
 /// Addresses a frame for the next station, from the router.

@@ -226,16 +226,20 @@ fn account(report: &mut Report, note: Note) -> Result<bool, String> {
 
 fn outer_path(random: &mut Random) -> Path {
     let delay = Duration::from_micros(random.between(50, 60_000));
-    match random.below(4) {
+    let path = match random.below(4) {
         0 => Path::clean(delay),
         1 => Path { loss: random.below(20_000) as u32, ..Path::clean(delay) },
         _ => Path {
-            delay,
             jitter: Duration::from_micros(random.below(20_000)),
             loss: random.below(40_000) as u32,
             duplicate: random.below(20_000) as u32,
             corrupt: random.below(10_000) as u32,
+            ..Path::clean(delay)
         },
+    };
+    match random.chance(200_000) {
+        true => Path { mtu: random.between(1_280, 1_500) as usize, ..path },
+        false => path,
     }
 }
 

@@ -9,7 +9,7 @@ const SEEDS: u64 = 1_000;
 #[test]
 fn streams_survive_every_seed() {
     let mut failures = Vec::new();
-    let (mut whole, mut bytes, mut retransmissions) = (0, 0, 0);
+    let (mut whole, mut bytes, mut retransmissions, mut too_big) = (0, 0, 0, 0);
     let seeds = seeds::from_environment(SEEDS);
     for seed in seeds.clone() {
         // A panic inside is a failure of its seed, not of the whole run.
@@ -18,6 +18,7 @@ fn streams_survive_every_seed() {
                 whole += report.whole;
                 bytes += report.bytes;
                 retransmissions += report.retransmissions;
+                too_big += report.traffic.too_big;
                 if seeds.end - seeds.start == 1 {
                     println!("{report:#?}");
                 }
@@ -26,7 +27,9 @@ fn streams_survive_every_seed() {
             Err(_) => failures.push(format!("seed {seed}: panicked")),
         }
     }
-    println!("{whole} connections, {bytes} bytes compared, {retransmissions} retransmissions");
+    println!(
+        "{whole} connections, {bytes} bytes compared, {retransmissions} retransmissions, {too_big} packets too big"
+    );
     let count = failures.len();
     assert!(
         failures.is_empty(),
