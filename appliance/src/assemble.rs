@@ -158,11 +158,12 @@ fn pool(pool: &Pool) -> PoolConfig {
 /// What each listener makes of a connection. One RSA signature for the fleet's intermediate, and a leaf per service
 /// address, are made here.
 pub fn kinds(config: &Config, secret: &Secret, settings: &Settings) -> Result<Vec<Kind>, AssembleError> {
-    let budgets: Vec<_> = config
-        .pools
-        .iter()
-        .map(|pool| gate::Budget::new(UNFINISHED_PER_NODE * pool.nodes.len().max(1) as u64))
-        .collect();
+    let held = gate::Budget::new(config.limits.message_memory);
+    let budget = |pool: &Pool| gate::Budgets {
+        nodes: gate::Budget::new(UNFINISHED_PER_NODE * pool.nodes.len().max(1) as u64),
+        held: held.clone(),
+    };
+    let budgets: Vec<gate::Budgets> = config.pools.iter().map(budget).collect();
     let identities = match config.listeners.iter().any(|l| l.protocol == Protocol::Chia) {
         true => Some(Identities::new(config, secret, settings)?),
         false => None,
@@ -212,7 +213,7 @@ impl<'a> Identities<'a> {
         config: &Config,
         listener: &Listener,
         pool: &Pool,
-        budget: &Arc<gate::Budget>,
+        budgets: &gate::Budgets,
     ) -> Result<BTreeMap<IpAddr, Arc<gate::Config>>, AssembleError> {
         let port = &config.ports[listener.port];
         let all = port.addresses.iter().map(|own| own.address);
@@ -238,7 +239,7 @@ impl<'a> Identities<'a> {
                 // A node that sees the peer's own address may also know its port.
                 server_port: if pool.source.is_transparent() { None } else { Some(0) },
                 deadlines,
-                budgets: gate::Budgets { nodes: budget.clone(), ..standard.budgets },
+                budgets: budgets.clone(),
                 ..standard
             };
             Ok((address, Arc::new(gate)))

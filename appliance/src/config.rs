@@ -232,6 +232,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Buffer memory of all connections, in bytes.
     pub buffer_memory: u64,
+    /// Memory for unfinished messages of all peers, in bytes.
+    pub message_memory: u64,
     /// Cryptographic steps that wait.
     pub work_queue: usize,
     /// Session events that are kept for the management socket.
@@ -250,6 +252,7 @@ impl Default for Limits {
             handshakes_in_flight: 256,
             handshake_timeout: Duration::from_secs(15),
             buffer_memory: 256 << 20,
+            message_memory: 128 << 20,
             work_queue: 1_024,
             events: 1_024,
         }

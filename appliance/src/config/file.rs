@@ -152,6 +152,7 @@ pub(super) struct Limits {
     pub(super) handshakes_in_flight: Option<Spanned<i64>>,
     pub(super) handshake_timeout: Option<Spanned<Period>>,
     pub(super) buffer_memory: Option<Spanned<Size>>,
+    pub(super) message_memory: Option<Spanned<Size>>,
     pub(super) work_queue: Option<Spanned<i64>>,
     pub(super) events: Option<Spanned<i64>>,
 }

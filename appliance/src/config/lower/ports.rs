@@ -1,0 +1,171 @@
+//! `[port.NAME]`: addresses that may stand on a wire, gateways that can be reached, and nothing claimed twice.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::Range;
+
+use toml::Spanned;
+
+use super::super::units::{Hop, Prefix};
+use super::super::{Diagnostic, Port, file};
+use super::{Lowering, Placed, Ports};
+
+impl Lowering<'_> {
+    pub(super) fn ports(&mut self, files: &BTreeMap<String, Spanned<file::Port>>) -> Ports {
+        if files.is_empty() && self.complete {
+            self.error(
+                Diagnostic::error(0..0, "there is no port", "expected a section such as `[port.public]`")
+                    .help("a port names a network device and our addresses on it"),
+            );
+        }
+        let mut ports = Ports(Vec::new());
+        for (name, file) in files {
+            let value = self.port(name, file.get_ref());
+            self.same_device(&ports, files, &value, file.get_ref());
+            self.same_address(&ports, file.get_ref());
+            ports.0.push(Placed { span: file.span(), value });
+        }
+        ports
+    }
+
+    fn port(&mut self, name: &str, file: &file::Port) -> Port {
+        let addresses: Vec<Prefix> = file.address.get_ref().iter().map(|a| *a.get_ref()).collect();
+        if addresses.is_empty() {
+            self.error(Diagnostic::error(
+                file.address.span(),
+                "the port has no address",
+                "expected at least one address, such as \"203.0.113.7/24\"",
+            ));
+        }
+        for address in file.address.get_ref() {
+            self.usable(address.span(), address.get_ref().address);
+        }
+        if file.device.get_ref().is_empty() || file.device.get_ref().len() > 15 {
+            self.error(Diagnostic::error(
+                file.device.span(),
+                "no network device has this name",
+                "expected 1 to 15 characters, as `ip link` prints them",
+            ));
+        }
+        for (index, gateway) in file.gateway.iter().enumerate() {
+            self.next_hop(gateway, &addresses);
+            let family = |hop: &&Spanned<Hop>| hop.get_ref().0.is_ipv4() == gateway.get_ref().0.is_ipv4();
+            if let Some(first) = file.gateway[..index].iter().find(family) {
+                self.error(
+                    Diagnostic::error(
+                        gateway.span(),
+                        "a second default gateway of one family",
+                        "expected one",
+                    )
+                    .context(first.span(), "the first one"),
+                );
+            }
+        }
+        for route in &file.routes {
+            self.next_hop(&route.get_ref().via, &addresses);
+        }
+        let mtu = file.mtu.as_ref().map(|mtu| self.number(Some(mtu), 576..=9_216, 1_500));
+        let vlan = file.vlan.as_ref().map(|vlan| self.number(Some(vlan), 1..=4_094, 1));
+        Port {
+            name: name.to_owned(),
+            device: file.device.get_ref().clone(),
+            driver: file.driver.unwrap_or_default(),
+            addresses,
+            gateways: file.gateway.iter().map(|hop| hop.get_ref().0).collect(),
+            routes: file.routes.iter().map(|r| (r.get_ref().to.0, r.get_ref().via.get_ref().0)).collect(),
+            mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
+            vlan: vlan.and_then(|vlan| u16::try_from(vlan).ok()),
+        }
+    }
+
+    /// An address that may stand on a wire. Loopback is refused above all: a node trusts whoever comes from there.
+    pub(super) fn usable(&mut self, span: Range<usize>, address: IpAddr) {
+        let wrong = match address {
+            _ if address.is_loopback() => Some("a loopback address"),
+            _ if address.is_multicast() => Some("a multicast address"),
+            _ if address.is_unspecified() => Some("the unspecified address"),
+            IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
+            IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4 address in IPv6 form"),
+            _ => None,
+        };
+        let Some(wrong) = wrong else { return };
+        let diagnostic = Diagnostic::error(
+            span,
+            format!("{address} is {wrong}"),
+            "expected an address that hosts on this network can reach",
+        );
+        let help = address
+            .is_loopback()
+            .then(|| "a node trusts every connection from a loopback address".to_owned());
+        self.error(diagnostic.maybe_help(help));
+    }
+
+    /// A gateway must be a neighbour: inside a prefix, link-local, or beyond a host route (as clouds hand out).
+    fn next_hop(&mut self, hop: &Spanned<Hop>, addresses: &[Prefix]) {
+        let Hop(gateway) = *hop.get_ref();
+        let own: Vec<&Prefix> =
+            addresses.iter().filter(|a| a.address.is_ipv4() == gateway.is_ipv4()).collect();
+        let host_route = |prefix: &&Prefix| prefix.length == if gateway.is_ipv4() { 32 } else { 128 };
+        let link_local = matches!(gateway, IpAddr::V6(v6) if v6.segments()[0] & 0xffc0 == 0xfe80);
+        let near = own.iter().any(|p| p.contains(gateway)) || own.iter().any(host_route);
+        if addresses.iter().any(|prefix| prefix.address == gateway) {
+            self.error(Diagnostic::error(
+                hop.span(),
+                format!("the gateway {gateway} is our own address"),
+                "expected another host",
+            ));
+        } else if own.is_empty() {
+            self.error(Diagnostic::error(
+                hop.span(),
+                format!("the gateway {gateway} is of a family that the port has no address of"),
+                format!("expected {} gateway", if gateway.is_ipv4() { "an IPv6" } else { "an IPv4" }),
+            ));
+        } else if !near && !link_local {
+            let prefixes: Vec<String> = own.iter().map(|prefix| prefix.network().to_string()).collect();
+            self.error(Diagnostic::error(
+                hop.span(),
+                format!("the gateway {gateway} is no neighbour of the port"),
+                format!("expected an address in {}", prefixes.join(" or ")),
+            ));
+        }
+    }
+
+    fn same_device(
+        &mut self,
+        ports: &Ports,
+        files: &BTreeMap<String, Spanned<file::Port>>,
+        port: &Port,
+        file: &file::Port,
+    ) {
+        let same = |p: &&Placed<Port>| p.value.device == port.device && p.value.vlan == port.vlan;
+        if let Some(first) = ports.0.iter().find(same) {
+            let context =
+                files.get(&first.value.name).map_or(first.span.clone(), |f| f.get_ref().device.span());
+            self.error(
+                Diagnostic::error(
+                    file.device.span(),
+                    "two ports on one device",
+                    "expected another device, or a `vlan`",
+                )
+                .context(context, format!("`port.{}` has it", first.value.name))
+                .help("one port may serve both the public and the private side"),
+            );
+        }
+    }
+
+    fn same_address(&mut self, ports: &Ports, file: &file::Port) {
+        for address in file.address.get_ref() {
+            let has =
+                |p: &&Placed<Port>| p.value.addresses.iter().any(|a| a.address == address.get_ref().address);
+            if let Some(other) = ports.0.iter().find(has) {
+                let title =
+                    format!("{} is an address of `port.{}` too", address.get_ref().address, other.value.name);
+                self.error(Diagnostic::error(
+                    address.span(),
+                    title,
+                    "expected an address of this port alone",
+                ));
+            }
+        }
+    }
+}
