@@ -1,7 +1,7 @@
 //! `hedgerow check`: what a configuration would do, and what this machine still lacks for it.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use crate::config::{Config, Driver, Pool, Port, Protocol, SourceChoice};
@@ -93,6 +93,14 @@ pub fn machine(config: &Config) -> Vec<(bool, String)> {
             found.push((false, format!("port.{}: this machine has no device `{}`", port.name, port.device)));
         }
     }
+    let taken = kernel_addresses();
+    for (port, own) in
+        config.ports.iter().flat_map(|port| port.addresses.iter().map(move |own| (port, own.address)))
+    {
+        if taken.contains(&own) {
+            found.push((false, kernel_too(port, own)));
+        }
+    }
     if let Some(identity) = &config.identity {
         match Secret::load(&identity.secret) {
             Ok(_) => {}
@@ -105,4 +113,58 @@ pub fn machine(config: &Config) -> Vec<(bool, String)> {
         }
     }
     found
+}
+
+/// Why an address that the kernel has too does not work, and what to do.
+fn kernel_too(port: &Port, address: IpAddr) -> String {
+    format!(
+        "port.{}: the kernel of this machine has the address {address} too, and would reset every connection to it: \
+         `ip address del {address} dev {}`",
+        port.name, port.device
+    )
+}
+
+/// The addresses that the kernel answers for in this network namespace; none where it does not say.
+fn kernel_addresses() -> Vec<IpAddr> {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let mut addresses = local_v4(&read("/proc/net/fib_trie"));
+    addresses.extend(local_v6(&read("/proc/net/if_inet6")));
+    addresses
+}
+
+/// The host routes of the local table: an address, and below it what it is.
+fn local_v4(trie: &str) -> Vec<IpAddr> {
+    let mut leaf: Option<IpAddr> = None;
+    let mut found = Vec::new();
+    for line in trie.lines().map(str::trim) {
+        if let Some(address) = line.strip_prefix("|-- ") {
+            leaf = address.parse().ok();
+        } else if line == "/32 host LOCAL" {
+            found.extend(leaf);
+        }
+    }
+    found
+}
+
+/// The first column: 32 hexadecimal digits.
+fn local_v6(table: &str) -> Vec<IpAddr> {
+    let first = table.lines().filter_map(|line| line.split_whitespace().next());
+    first
+        .filter_map(|digits| u128::from_str_radix(digits, 16).ok())
+        .map(|bits| IpAddr::V6(bits.into()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_addresses_are_read_from_its_tables() {
+        let trie = "Local:\n  +-- 10.0.0.0/8 2 0 2\n     |-- 10.0.1.0\n        /24 link UNICAST\n     |-- 10.0.1.7\n        \
+                    /32 host LOCAL\n     |-- 10.0.1.255\n        /32 link BROADCAST\n";
+        assert_eq!(local_v4(trie), ["10.0.1.7".parse::<IpAddr>().unwrap()]);
+        let table = "20010db8000000000000000000000007 02 40 00 80     eth0\n";
+        assert_eq!(local_v6(table), ["2001:db8::7".parse::<IpAddr>().unwrap()]);
+    }
 }

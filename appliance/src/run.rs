@@ -121,6 +121,9 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let started = watch.now();
     let mut core = Core::new(&core_config, ports, Box::new(factory), started);
     core.join_groups().map_err(|fault| port_fault(&config, fault))?;
+    for (_, problem) in crate::check::machine(&config) {
+        tracing::warn!("{problem}");
+    }
     announce(&config);
     Loop { config, core, commands, sink, watch, clock, passed, started, told: started }.run()
 }
