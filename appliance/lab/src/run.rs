@@ -109,6 +109,7 @@ struct Run<'a> {
     peers: BTreeMap<u32, IpAddr>,
     latencies: Vec<Duration>,
     summary: Summary,
+    entered: u32,
     stranger_bytes: usize,
     unfinished_bytes: usize,
     began: std::time::Instant,
@@ -143,6 +144,7 @@ impl<'a> Run<'a> {
             peers: BTreeMap::new(),
             latencies: Vec::new(),
             summary: Summary { seconds: options.seconds, seed: options.seed, ..Summary::default() },
+            entered: 0,
             stranger_bytes: 0,
             unfinished_bytes: 0,
             began: std::time::Instant::now(),
@@ -229,22 +231,23 @@ impl<'a> Run<'a> {
                 let credential = mint::peer(&self.authority, u64::from(number))?;
                 let random = self.random.branch("peer");
                 let peer = GoodPeer::new(number, &self.common, credential, &self.network, now, stay, random)?;
-                let address = Ipv4Addr::new(PEERS[0], PEERS[1], (number >> 8) as u8, number as u8);
+                let address =
+                    Ipv4Addr::new(PEERS[0], PEERS[1], (number / 253) as u8, (number % 253 + 1) as u8);
                 let delay = self.random.micros(4_000, 60_000);
                 let loss = if self.random.chance(250_000) { 10_000 } else { 0 };
                 let path = Path { loss, jitter: delay / 20, ..Path::clean(delay) };
                 self.peers.insert(number, address.into());
                 self.summary.begun += 1;
-                self.enter(address, number, Box::new(peer), path);
+                self.enter(address, Box::new(peer), path);
             }
             Planned::Rude(how) => {
                 let credential = self.rude_credential(how)?;
                 let random = self.random.branch("rude");
                 let visitor = Rude::new(how, &self.common, credential, &self.network, now, random)?;
-                let host = self.random.next() as u32;
-                let address = Ipv4Addr::new(RUDE[0], RUDE[1], (host >> 8) as u8, (host as u8).clamp(1, 254));
+                let [c, d] = [self.random.below(256) as u8, self.random.between(1, 254) as u8];
+                let address = Ipv4Addr::new(RUDE[0], RUDE[1], c, d);
                 let path = Path::clean(self.random.micros(10_000, 40_000));
-                self.enter(address, 1 << 24 | host >> 8, Box::new(visitor), path);
+                self.enter(address, Box::new(visitor), path);
             }
         }
         Ok(())
@@ -264,10 +267,11 @@ impl<'a> Run<'a> {
     }
 
     /// Puts a visitor with one connection into the world.
-    fn enter(&mut self, address: Ipv4Addr, station: u32, app: Box<dyn crate::host::App<Note>>, path: Path) {
-        let [a, b, c, d] = station.to_be_bytes();
+    fn enter(&mut self, address: Ipv4Addr, app: Box<dyn crate::host::App<Note>>, path: Path) {
+        self.entered += 1;
+        let [a, b, c, d] = self.entered.to_be_bytes();
         let octets = address.octets();
-        let gateway = Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3] ^ 0x80);
+        let gateway = Ipv4Addr::new(octets[0], octets[1], octets[2], 254);
         let place = Place {
             mac: Mac([2, 0x70, a, b, c, d]),
             address: address.into(),

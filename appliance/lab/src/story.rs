@@ -96,18 +96,18 @@ impl<'a> Story<'a> {
     pub(crate) fn figures(&mut self, now: Instant, sample: &Sample, held: usize) {
         let data = &sample.dataplane;
         let text = format!(
-            "{} : {} sessions, {} messages passed | {} frames in, {} refused | {} flows, {} held for strangers",
+            "{} = {} peers, {} messages; {} frames, {} refused; strangers: {}",
             clock(now),
             sample.sessions,
             grouped(sample.messages_forwarded),
             grouped(data.frames_in),
             grouped(data.reasons.total()),
-            data.flows,
             bytes(held),
         );
         if self.terminal {
             let text = self.style("36", &text);
-            self.write(&format!("\r\x1b[K{text}"));
+            // Without wrapping: a line that is cut is still one line.
+            self.write(&format!("\r\x1b[K\x1b[?7l{text}\x1b[?7h"));
             self.standing = !self.silent;
         } else {
             self.line(&text);
