@@ -41,7 +41,7 @@ pub const BATCH: usize = 64;
 
 /// A linear handle to one frame in a port's pool.
 ///
-/// `head` and `len` describe the frame's bytes within its slot; both are moved with [`Frame::trim`] and
+/// `head` and `len` describe the frame's bytes within its slot; both are moved with [`Frame::truncate`] and
 /// [`Pool::resize`] rather than by copying.
 #[must_use = "a frame goes back to its pool through `transmit` or `release`"]
 #[derive(Debug)]

@@ -7,7 +7,7 @@
 //! - [`subject`]: what a world offers to a device, and what it asks of one; [`forwarder`]: the simplest device.
 //! - [`network`]: clock, paths, hosts and sources of raw frames; [`host`]: a foreign TCP/IP stack with an application;
 //!   [`site`]: addresses.
-//! - [`line`]: a Chia connection on such a host; [`visitor`]: good peers and rude ones; [`node`] and [`chain`]: the
+//! - [`mod@line`]: a Chia connection on such a host; [`visitor`]: good peers and rude ones; [`node`] and [`chain`]: the
 //!   emulated node; [`floods`]: attackers that need no stack.
 //! - [`run()`]: the whole world with its story and [`Summary`]. [`tcp_world`] and [`streams`]: the simulation of the TCP
 //!   engine alone, one seed at a time ([`seeds`]).

@@ -45,7 +45,7 @@ impl PortChooser {
         for _ in 0..TRIES.min(places) {
             *counter = counter.wrapping_add(1);
             let place = offset.wrapping_add(*counter) % places;
-            let port = (place << bits) as u16 + FIRST | self.index.index & ((1 << bits) - 1);
+            let port = ((place << bits) as u16 + FIRST) | (self.index.index & ((1 << bits) - 1));
             if free(port) {
                 return Some(port);
             }
