@@ -7,11 +7,16 @@
 //! - [`appliance`]: the binary under test with its configuration and its status.
 //! - [`pattern`]: bytes whose every position is known, to compare streams exactly.
 //! - [`kernel_peer`]: the Linux kernel's TCP as opponent.
+//! - [`nodes`]: real Chia nodes and single-purpose peers; [`site`]: the networks that they live in.
+//! - [`node_sync`]: a real node syncs through the appliance, everybody else is refused.
 
 pub mod appliance;
 pub mod check;
 pub mod kernel_peer;
+pub mod node_sync;
+pub mod nodes;
 pub mod pattern;
 pub mod rig;
+pub mod site;
 
 pub use check::{Context, Outcome, Report};

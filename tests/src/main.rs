@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use hedgerow_tests::{Report, kernel_peer};
+use hedgerow_tests::{Report, kernel_peer, node_sync};
 
 /// Every suite that this binary holds.
-const SUITES: &[(&str, fn(&mut Report))] = &[("kernel-peer", kernel_peer::run)];
+const SUITES: &[(&str, fn(&mut Report))] =
+    &[("kernel-peer", kernel_peer::run), ("node-sync", node_sync::run)];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);

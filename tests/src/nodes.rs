@@ -1,0 +1,229 @@
+//! Real Chia nodes and single-purpose peers as child processes, driven by lines of JSON (`tests/nodes/*.py`).
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::check::{Context, Outcome, wait_for};
+use crate::rig::{Namespace, Process};
+
+/// Longest wait for one answer; a node's thread may be busy with a batch of blocks.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Blocks in the test chain (see `tests/nodes/chain.py`).
+pub const CHAIN_BLOCKS: u64 = 506;
+
+/// A process that answers lines of JSON with lines of JSON.
+#[derive(Debug)]
+struct Dialogue {
+    questions: Option<ChildStdin>,
+    answers: Receiver<String>,
+    process: Process,
+}
+
+impl Dialogue {
+    fn start(command: &mut Command) -> Outcome<Self> {
+        let mut child: Child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting a node")?;
+        let questions = child.stdin.take();
+        let stdout = child.stdout.take().context("a node's output")?;
+        let (sender, answers) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Dialogue { questions, answers, process: Process(child) })
+    }
+
+    fn say(&mut self, question: &Value) -> Outcome {
+        let pipe = self.questions.as_mut().context("a node's input")?;
+        writeln!(pipe, "{question}").context("asking a node")
+    }
+
+    fn hear(&self, limit: Duration) -> Outcome<Value> {
+        match self.answers.recv_timeout(limit) {
+            Ok(line) => serde_json::from_str(&line).context(format_args!("an answer: {line}")),
+            Err(RecvTimeoutError::Timeout) => Err(format!("no answer within {} s", limit.as_secs())),
+            Err(RecvTimeoutError::Disconnected) => Err("it ended without an answer".into()),
+        }
+    }
+}
+
+/// A real full node.
+#[derive(Debug)]
+pub struct Node {
+    name: String,
+    root: PathBuf,
+    id: String,
+    dialogue: Dialogue,
+}
+
+/// How a node begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NodeSetup {
+    /// Blocks of the test chain that it has from the start.
+    pub preload: u64,
+    /// Whether it can farm.
+    pub farms: bool,
+}
+
+impl Node {
+    /// Starts a node inside `namespace`, its files under `folder`, and waits until it is ready. It listens on 8444.
+    pub fn start(namespace: &Namespace, folder: &Path, name: &str, setup: NodeSetup) -> Outcome<Self> {
+        Node::start_on(namespace, folder, name, setup, 8444)
+    }
+
+    /// As [`Node::start`], listening on `port`: nodes bind every address, so two in one namespace need two ports.
+    pub fn start_on(
+        namespace: &Namespace,
+        folder: &Path,
+        name: &str,
+        setup: NodeSetup,
+        port: u16,
+    ) -> Outcome<Self> {
+        let root = folder.join(name);
+        let log = std::fs::File::create(folder.join(format!("{name}.log"))).context("creating a log")?;
+        let mut command = namespace.command("nice");
+        command.args(["-n", "5"]).arg(python()?).arg(script("node.py")?).arg("--root").arg(&root);
+        command.arg("--port").arg(port.to_string());
+        command.arg("--preload").arg(setup.preload.to_string()).stderr(log);
+        if setup.farms {
+            command.arg("--farms");
+        }
+        let dialogue = Dialogue::start(&mut command)?;
+        let ready = dialogue.hear(PATIENCE).context(format_args!("starting node {name}"))?;
+        let id = ready["node_id"].as_str().context("a node's id")?.to_owned();
+        Ok(Node { name: name.to_owned(), root, id, dialogue })
+    }
+
+    /// Its id: the hash of its certificate, in hexadecimal.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its certificate and key.
+    pub fn certificate(&self) -> (PathBuf, PathBuf) {
+        let folder = self.root.join("config/ssl/full_node");
+        (folder.join("public_full_node.crt"), folder.join("public_full_node.key"))
+    }
+
+    fn ask(&mut self, question: &Value) -> Outcome<Value> {
+        self.dialogue.say(question)?;
+        let answer = self.dialogue.hear(PATIENCE).context(format_args!("node {}", self.name))?;
+        match answer.get("error") {
+            Some(error) => Err(format!("node {}: {question}: {error}", self.name)),
+            None => Ok(answer),
+        }
+    }
+
+    /// What it knows: height, connections, messages by type, bans.
+    pub fn state(&mut self) -> Outcome<Value> {
+        self.ask(&json!({ "do": "state" }))
+    }
+
+    /// Dials, as the node's own RPC does.
+    pub fn connect(&mut self, host: &str, port: u16) -> Outcome {
+        let answer = self.ask(&json!({ "do": "connect", "host": host, "port": port }))?;
+        if answer["connected"] == true {
+            Ok(())
+        } else {
+            Err(format!("{} could not connect to {host}", self.name))
+        }
+    }
+
+    /// Farms transaction blocks; gives the new height.
+    pub fn farm(&mut self, blocks: u64) -> Outcome<u64> {
+        self.ask(&json!({ "do": "farm", "blocks": blocks }))?["height"]
+            .as_u64()
+            .context("the height after farming")
+    }
+
+    /// Waits until its peak is at `height`, then gives its state. `each` is asked now and then and can end the wait.
+    pub fn reach(
+        &mut self,
+        height: u64,
+        limit: Duration,
+        mut each: impl FnMut() -> Outcome,
+    ) -> Outcome<Value> {
+        let mut last = Value::Null;
+        let what = format!("{} is at height {height}", self.name);
+        let reached = wait_for(what, limit, || {
+            each()?;
+            last = self.state()?;
+            Ok((last["height"].as_u64() >= Some(height)).then(|| last.clone()))
+        });
+        reached.map_err(|failure| format!("{failure}; last: {last}"))
+    }
+
+    /// Waits until it has exactly `count` connections; gives their descriptions.
+    pub fn connections(&mut self, count: usize) -> Outcome<Vec<Value>> {
+        let mut last = Value::Null;
+        let what = format!("{} has {count} connections", self.name);
+        let found = wait_for(what, PATIENCE, || {
+            last = self.state()?["connections"].take();
+            Ok(last.as_array().filter(|list| list.len() == count).cloned())
+        });
+        found.map_err(|failure| format!("{failure}; last: {last}"))
+    }
+}
+
+/// What became of a peer's attempt.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// `accepted`, `refused` or `silent`.
+    pub outcome: String,
+    /// More words.
+    pub detail: String,
+}
+
+/// A peer that makes one attempt, and holds what was accepted if told so.
+#[derive(Debug)]
+pub struct Peer {
+    dialogue: Dialogue,
+}
+
+impl Peer {
+    /// Starts `peer.py` with `arguments` inside `namespace`.
+    pub fn start(namespace: &Namespace, arguments: &[&str]) -> Outcome<Self> {
+        let mut command = namespace.command(python()?);
+        command.arg(script("peer.py")?).args(arguments).stderr(Stdio::null());
+        Ok(Peer { dialogue: Dialogue::start(&mut command)? })
+    }
+
+    /// How the attempt was answered, at most `limit` later.
+    pub fn answer(&self, limit: Duration) -> Outcome<Answer> {
+        let answer = self.dialogue.hear(limit).context("a peer")?;
+        let word = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
+        Ok(Answer { outcome: word("outcome"), detail: word("detail") })
+    }
+
+    /// Lets go of a held session; whether it was still open.
+    pub fn release(mut self) -> Outcome<bool> {
+        self.dialogue.questions = None;
+        let answer = self.dialogue.hear(PATIENCE).context("a held peer")?;
+        answer["still_open"].as_bool().context("whether a session was open")
+    }
+
+    /// Process id, for messages.
+    pub fn pid(&self) -> u32 {
+        self.dialogue.process.0.id()
+    }
+}
+
+fn python() -> Outcome<PathBuf> {
+    let path = std::env::var_os("HEDGEROW_TEST_PYTHON");
+    path.map(PathBuf::from).context("HEDGEROW_TEST_PYTHON (tests/run sets it)")
+}
+
+fn script(name: &str) -> Outcome<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("nodes").join(name);
+    path.canonicalize().context(path.display())
+}
