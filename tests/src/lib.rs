@@ -9,10 +9,13 @@
 //! - [`kernel_peer`]: the Linux kernel's TCP as opponent.
 //! - [`nodes`]: real Chia nodes and single-purpose peers; [`site`]: the networks that they live in.
 //! - [`node_sync`]: a real node syncs through the appliance, everybody else is refused.
+//! - [`node_attack`]: the same while floods run ([`flood`]), and what happens to a bare node.
 
 pub mod appliance;
 pub mod check;
+pub mod flood;
 pub mod kernel_peer;
+pub mod node_attack;
 pub mod node_sync;
 pub mod nodes;
 pub mod pattern;

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use hedgerow_tests::{Report, kernel_peer, node_sync};
+use hedgerow_tests::{Report, kernel_peer, node_attack, node_sync};
 
 /// Every suite that this binary holds.
 const SUITES: &[(&str, fn(&mut Report))] =
-    &[("kernel-peer", kernel_peer::run), ("node-sync", node_sync::run)];
+    &[("kernel-peer", kernel_peer::run), ("node-sync", node_sync::run), ("node-attack", node_attack::run)];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
