@@ -6,14 +6,19 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::check::{Context, Outcome};
+use crate::check::{Context, Outcome, wait_for};
+
+/// Duplicate-address detection takes up to seven seconds (RFC 5227), and the kernel forgets a failure slowly.
+const NEIGHBOUR: Duration = Duration::from_secs(40);
 
 /// A process that ends when this is dropped.
 #[derive(Debug)]
@@ -103,6 +108,16 @@ impl Namespace {
             self.shell(&format!("ip address add {address} dev {device} {nodad}"))?;
         }
         self.shell(&format!("ip link set {device} up")).map(drop)
+    }
+
+    /// Waits until something at `address` refuses a connection to a port that nobody listens on: its owner has finished
+    /// its duplicate-address detection and both sides know each other.
+    pub fn await_neighbour(&self, address: IpAddr) -> Outcome {
+        let target = SocketAddr::new(address, 9);
+        wait_for(format_args!("{address} answers in {}", self.name), NEIGHBOUR, || {
+            let attempt = self.enter(|| Ok(TcpStream::connect_timeout(&target, Duration::from_secs(1))))?;
+            Ok(matches!(attempt, Err(error) if error.kind() == ErrorKind::ConnectionRefused).then_some(()))
+        })
     }
 
     /// Loads an nftables ruleset.

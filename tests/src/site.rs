@@ -99,7 +99,16 @@ impl Site {
              [identity]\nsecret = {secret:?}\nown_nodes = [{:?}]\n",
             self.node.id(),
         );
-        Appliance::start(&self.boxed, &self.scratch, &sections)
+        let appliance = Appliance::start(&self.boxed, &self.scratch, &sections)?;
+        for (namespace, address) in [
+            (&self.outer, PUBLIC_V4),
+            (&self.outer, PUBLIC_V6),
+            (&self.inner, PRIVATE_V4),
+            (&self.inner, PRIVATE_V6),
+        ] {
+            namespace.await_neighbour(address.parse().context("an address")?)?;
+        }
+        Ok(appliance)
     }
 
     /// Connection attempts that have arrived at the inner node's port, as its own kernel counted them.

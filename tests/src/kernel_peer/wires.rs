@@ -81,6 +81,11 @@ impl Wires {
         }
         outer.address("wan", &["10.1.0.2/24", "fd01::2/64"])?;
         inner.address("lan", &["10.2.0.2/24", "fd02::2/64"])?;
+        for (namespace, address) in
+            [(&outer, "10.1.0.1"), (&outer, "fd01::1"), (&inner, "10.2.0.1"), (&inner, "fd02::1")]
+        {
+            namespace.await_neighbour(address.parse().context("an address")?)?;
+        }
         if loss > 0 {
             lose(&outer, "wan", loss)?;
             lose(&inner, "lan", loss)?;
@@ -142,7 +147,7 @@ impl Wires {
     /// TCP flows that the appliance holds.
     pub fn flows(&self) -> Outcome<u64> {
         let status = self.appliance.status()?;
-        status["flows"].as_u64().context(format_args!("flows in {status}"))
+        status["flows"]["now"].as_u64().context(format_args!("flows in {status}"))
     }
 
     /// Fails if the appliance has ended.
@@ -179,7 +184,7 @@ fn sections(ports: &[PortSetup], server: &str) -> String {
         "{ports}\
          [[listener]]\nname = \"relay\"\nport = \"public\"\nlocal_port = {LISTENER_PORT}\nprotocol = \"tcp\"\npool = \"kernel\"\n\n\
          [pool.kernel]\nnodes = [\"kernel={server}:{SERVER_PORT}\"]\nslots = 1000\ndials_per_second = 1000\n\n\
-         [limits]\nper_source = 1000\nper_prefix = 1000\n"
+         [limits]\nper_source = 1000\nper_24 = 1000\nper_16_percent = 100\nv6_64 = 1000\nv6_48 = 1000\n"
     )
 }
 
