@@ -1,4 +1,4 @@
-# What suites need: packages, a Python environment, a sandbox. Sourced by tests/run.
+# What suites share: packages, a Python environment, a sandbox, cargo. Sourced by tests/run.
 
 # skip "reason": counts a skip, prints the reason and ends the suite.
 skip() {
@@ -66,4 +66,29 @@ need_nodes() {
     nice "$PYTHON" -m pip install -q --disable-pip-version-check -r "$requirements" &&
     touch "$CACHE/venv-$stamp/complete"; } >"$LOGS/pip.log" 2>&1 ||
     skip "could not install chia-blockchain: $(tail -n 1 "$LOGS/pip.log")"
+}
+
+# target: where cargo builds.
+target() { echo "${CARGO_TARGET_DIR:-$ROOT/target}"; }
+
+# host: the platform that rustc builds for.
+host() { rustc -vV | awk '/^host:/ { print $2 }'; }
+
+# cargo_tests ARGUMENT...: cargo test, counting what it says about its tests.
+cargo_tests() {
+  local log=$LOGS/$name.cargo status
+  cargo test --no-fail-fast "$@" 2>&1 | tee "$log"
+  status=${PIPESTATUS[0]}
+  tally() { awk -v field="$1" '/^test result:/ { n += $field } END { print n + 0 }' "$log"; }
+  count passed "$(tally 4)" "$name"
+  count failed "$(tally 6)" "$name: $(awk '/^test .* FAILED$/ { printf "%s ", $2 }' "$log")"
+  count skipped "$(tally 8)" "$name: ignored in its source"
+  return "$status"
+}
+
+# system SUITE: builds the appliance and the system tests, and runs a suite of them in a sandbox.
+system() {
+  need_sandbox
+  cargo build -p hedgerow -p hedgerow-tests || return
+  HEDGEROW_TEST_PYTHON=${PYTHON:-} sandbox "$(target)/debug/hedgerow-tests" "$@"
 }

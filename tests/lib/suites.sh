@@ -3,8 +3,8 @@
 
 suite unit "unit, property and model tests of every crate"
 suite_unit() {
-  cargo test --workspace --no-run || return
-  cargo_tests --workspace
+  # The simulation has a suite of its own; here a few of its seeds are enough.
+  SEEDS=25 cargo_tests --workspace
 }
 
 suite lint "clippy without warnings, rustfmt"
@@ -13,19 +13,81 @@ suite_lint() {
   cargo clippy --workspace --all-targets -- -D warnings
 }
 
-suite docs "rustdoc without warnings"
+suite docs "rustdoc without warnings, links in documents"
 suite_docs() {
-  RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+  RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps || return
+  cargo_tests -p hedgerow-tests --test texts
 }
 
-# cargo_tests ARGUMENT...: cargo test, counting what it says about its tests.
-cargo_tests() {
-  local log=$LOGS/cargo-tests status
-  cargo test --no-fail-fast "$@" 2>&1 | tee "$log"
-  status=${PIPESTATUS[0]}
-  count passed "$(awk '/^test result:/ { n += $4 } END { print n + 0 }' "$log")" "$name"
-  count failed "$(awk '/^test result:/ { n += $6 } END { print n + 0 }' "$log")" "$name: $(grep -h '^test .* FAILED$' "$log" |
-    awk '{ printf "%s ", $2 }')"
-  count skipped "$(awk '/^test result:/ { n += $8 } END { print n + 0 }' "$log")" "$name: ignored by its source"
-  return "$status"
+suite licences "every dependency has a licence that deny.toml allows"
+suite_licences() {
+  cargo_tests -p hedgerow-tests --test licences || return
+  if command -v cargo-deny >/dev/null; then
+    cargo deny --offline check licenses bans sources
+  fi
+}
+
+suite reasons "the operator's table of reasons against the code"
+suite_reasons() {
+  cargo_tests -p hedgerow-tests --test reasons
+}
+
+suite simulate "1,000 seeds of a simulated world, streams compared byte for byte"
+suite_simulate() {
+  echo "SEED=N tests/run simulate repeats one seed and tells its story"
+  SEEDS=${SEEDS:-1000} cargo_tests -p hedgerow-lab --test simulation -- --nocapture
+}
+
+suite lab "hedgerow lab: good sessions succeed, floods are refused, strangers hold no memory"
+suite_lab() {
+  need python3:python3
+  local answer=$LOGS/lab.json
+  cargo build --release -p hedgerow || return
+  "$(target)/release/hedgerow" lab --seconds 3 --seed 7 --json >"$answer" || return
+  tail -n 1 "$answer"
+  tail -n 1 "$answer" | python3 tests/lib/lab_answer.py
+}
+
+suite kernel-peer "the Linux kernel as opponent over veth and TAP: bulk, loss, resets, stalls, tiny segments"
+suite_kernel_peer() {
+  need nft:nftables
+  system kernel-peer
+}
+
+suite node-sync "a real full node syncs through the appliance from a real node behind it; everybody else is refused"
+suite_node_sync() {
+  need nft:nftables
+  need_nodes
+  system node-sync
+}
+
+suite node-attack "the same under floods, transparent and IPv6; a bare node for comparison"
+suite_node_attack() {
+  need nft:nftables
+  need_nodes
+  system node-attack
+}
+
+suite port-asan "the port crate's tests under AddressSanitizer"
+suite_port_asan() {
+  cargo +nightly --version >/dev/null 2>&1 || skip "needs a nightly toolchain (rustup toolchain install nightly)"
+  CARGO_TARGET_DIR=$(target)/asan
+  export CARGO_TARGET_DIR RUSTUP_TOOLCHAIN=nightly RUSTFLAGS=-Zsanitizer=address
+  cargo_tests -p hedgerow-port --lib --tests --target "$(host)"
+}
+
+suite port-valgrind "the port crate's tests under valgrind"
+suite_port_valgrind() {
+  need valgrind:valgrind
+  local runner
+  runner=CARGO_TARGET_$(host | tr 'a-z-' 'A-Z_')_RUNNER
+  export "$runner=valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite"
+  cargo_tests -p hedgerow-port --lib --tests
+}
+
+suite image "the static program boots in QEMU and prints its version"
+suite_image() {
+  need qemu-system-x86_64:qemu-system-x86 cpio:cpio
+  images/build || return
+  images/boot-test
 }

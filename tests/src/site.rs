@@ -9,6 +9,9 @@
 //! Everything has IPv6 addresses too (fd01::, fd02::). The outer namespace is the gateway to the rest of the world, so
 //! answers to forged sources end there.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::Value;
 
 use crate::appliance::{Appliance, PortSetup, Scratch};
@@ -81,6 +84,7 @@ impl Site {
     pub fn appliance(&self, node_address: &str, source: &str) -> Outcome<Appliance> {
         let secret = self.scratch.path().join("fleet-secret");
         std::fs::write(&secret, "7d".repeat(32)).context("writing a secret")?;
+        std::fs::set_permissions(&secret, Permissions::from_mode(0o600)).context("protecting a secret")?;
         let ports: String = [
             ("public", "pub0", PUBLIC_V4, PUBLIC_V6, "gateway = [\"10.1.0.2\", \"fd01::2\"]\n"),
             ("private", "priv0", PRIVATE_V4, PRIVATE_V6, ""),
