@@ -1,3 +1,5 @@
+//! Quotas, deadlines and eviction, held against their promises.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What strangers are answered.
+
 use proptest::prelude::*;
 
 use super::*;

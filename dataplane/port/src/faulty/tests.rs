@@ -1,3 +1,5 @@
+//! Faults happen as often as they should, and nothing else changes.
+
 use super::*;
 use crate::memory::{Memory, MemoryConfig};
 

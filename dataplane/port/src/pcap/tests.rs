@@ -1,3 +1,5 @@
+//! Captures read back as they were written.
+
 use super::*;
 use crate::memory::{Memory, MemoryConfig};
 use std::collections::VecDeque;

@@ -1,3 +1,5 @@
+//! Cookies: what verifies, for how long, and how often a guess does.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What is built can be parsed, with complete checksums.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What the parser lets through, and the reason for everything else.
+
 use proptest::prelude::*;
 
 use super::*;
