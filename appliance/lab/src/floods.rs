@@ -235,7 +235,7 @@ impl Source for Silent {
     }
 
     fn hear(&mut self, _: Instant, frame: &[u8], send: &mut Vec<Vec<u8>>) {
-        let Some((own, syn_ack)) = router::tcp(frame) else { return };
+        let Some((_, own, syn_ack)) = router::tcp(frame) else { return };
         if syn_ack.control != TcpControl::Syn || syn_ack.ack_number.is_none() {
             return;
         }

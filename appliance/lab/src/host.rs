@@ -7,11 +7,12 @@ use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::wire::Mac;
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
-use smoltcp::socket::tcp;
+use smoltcp::socket::{Socket, tcp};
 use smoltcp::time::Instant as SmolInstant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, TcpControl};
 
 use crate::network::clock_millis;
+use crate::router;
 
 /// What runs on a host. `N` is what it reports.
 pub trait App<N> {
@@ -87,7 +88,23 @@ impl Host {
 
     /// Gives the stack a frame; it looks at it when it is polled.
     pub(crate) fn receive(&mut self, frame: Vec<u8>) {
-        self.cable.incoming.push_back(frame);
+        if !self.repeats_syn(&frame) {
+            self.cable.incoming.push_back(frame);
+        }
+    }
+
+    /// Whether a frame repeats the SYN of a connection that a socket has. smoltcp would give it to the first socket that
+    /// listens, and two sockets would hold one connection; the socket sends its own SYN-ACK again anyway.
+    fn repeats_syn(&self, frame: &[u8]) -> bool {
+        let Some((from, _, segment)) = router::tcp(frame) else { return false };
+        let remote = IpEndpoint::new(from.into(), segment.src_port);
+        segment.control == TcpControl::Syn
+            && segment.ack_number.is_none()
+            && self.sockets.iter().any(|(_, socket)| match socket {
+                Socket::Tcp(socket) => {
+                    socket.state() == tcp::State::SynReceived && socket.remote_endpoint() == Some(remote)
+                }
+            })
     }
 
     /// Lets stack and application work. Gives what they send, and when they want to be polled again.

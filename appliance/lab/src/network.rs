@@ -16,6 +16,7 @@ use hedgerow_dataplane::frame::Meta;
 use hedgerow_dataplane::wire::Mac;
 use hedgerow_port::Memory;
 use sha2::{Digest, Sha256};
+use smoltcp::wire::{EthernetFrame, PrettyPrinter};
 
 use crate::host::{App, Host};
 use crate::random::Random;
@@ -156,6 +157,7 @@ pub struct World<N> {
     random: Random,
     fingerprint: Sha256,
     traffic: Traffic,
+    trace: bool,
     /// What applications reported and nobody has taken yet.
     pub notes: Vec<N>,
 }
@@ -180,6 +182,7 @@ impl<N> World<N> {
             random: Random::new(seed),
             fingerprint: Sha256::new(),
             traffic: Traffic::default(),
+            trace: std::env::var_os("TRACE").is_some(),
             notes: Vec::new(),
         }
     }
@@ -431,11 +434,24 @@ impl<N> World<N> {
     }
 
     fn hash(&mut self, side: Side, way: u8, frame: &[u8]) {
+        if self.trace {
+            eprintln!("{:?} {side:?} {}", self.now, trace(way, frame));
+        }
         self.fingerprint.update(self.now.micros().to_be_bytes());
         self.fingerprint.update([side as u8, way]);
         self.fingerprint.update((frame.len() as u32).to_be_bytes());
         self.fingerprint.update(frame);
     }
+}
+
+/// A frame in one line, for whoever repeats a seed with `TRACE=1`.
+fn trace(way: u8, frame: &[u8]) -> String {
+    let text = PrettyPrinter::<EthernetFrame<&[u8]>>::new("", &frame).to_string();
+    format!(
+        "{} {}",
+        char::from(way),
+        text.split('\n').map(|line| line.trim_start_matches([' ', '\\'])).collect::<Vec<_>>().join(" | ")
+    )
 }
 
 /// How long the device is left alone when it wants to be called at once again and again.

@@ -172,18 +172,21 @@ fn solicitation(asker: EthernetAddress, packet: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The TCP header of a frame, and the address that it goes to.
-pub(crate) fn tcp(frame: &[u8]) -> Option<(IpAddr, TcpRepr<'_>)> {
+/// The TCP header of a frame, with the addresses that it comes from and goes to.
+pub(crate) fn tcp(frame: &[u8]) -> Option<(IpAddr, IpAddr, TcpRepr<'_>)> {
     let ethernet = EthernetFrame::new_checked(frame).ok()?;
-    let ignored = ChecksumCapabilities::ignored();
-    match ethernet.ethertype() {
+    let (from, to, payload): (IpAddr, IpAddr, &[u8]) = match ethernet.ethertype() {
         EthernetProtocol::Ipv4 => {
             let ip = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
-            let segment = TcpPacket::new_checked(ip.payload()).ok()?;
-            let repr =
-                TcpRepr::parse(&segment, &ip.src_addr().into(), &ip.dst_addr().into(), &ignored).ok()?;
-            Some((ip.dst_addr().into(), TcpRepr { payload: &[], ..repr }))
+            (ip.src_addr().into(), ip.dst_addr().into(), ip.payload())
         }
-        _ => None,
-    }
+        EthernetProtocol::Ipv6 => {
+            let ip = Ipv6Packet::new_checked(ethernet.payload()).ok()?;
+            (ip.src_addr().into(), ip.dst_addr().into(), ip.payload())
+        }
+        _ => return None,
+    };
+    let segment = TcpPacket::new_checked(payload).ok()?;
+    let repr = TcpRepr::parse(&segment, &from.into(), &to.into(), &ChecksumCapabilities::ignored()).ok()?;
+    Some((from, to, TcpRepr { payload: &[], ..repr }))
 }

@@ -6,10 +6,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::admit;
 use hedgerow_dataplane::tcp::{BLOCK, EngineConfig};
 use hedgerow_dataplane::wire::Mac;
+use hedgerow_dataplane::{Instant, Reason};
 
 use crate::crypto;
 use crate::floods::{AckFlood, Schedule, SynFlood};
@@ -34,6 +34,9 @@ pub struct Report {
     pub traffic: Traffic,
     /// Segments that the device sent again.
     pub retransmissions: u64,
+    /// Segments that overtook the first of their connection. Each is taken for the first with a probability of 2^-20:
+    /// the price of a cookie that has room for twenty bits about the peer's sequence number.
+    pub overtaken: u64,
     /// SHA-256 over all frames.
     pub fingerprint: String,
 }
@@ -159,6 +162,7 @@ impl Run {
             bytes: 0,
             traffic: Traffic::default(),
             retransmissions: 0,
+            overtaken: 0,
             fingerprint: String::new(),
         };
         let mut left = self.orders.len();
@@ -174,7 +178,9 @@ impl Run {
         }
         self.check_rest()?;
         report.traffic = self.world.traffic();
-        report.retransmissions = self.device.sample().dataplane.retransmissions;
+        let counted = self.device.sample().dataplane;
+        report.retransmissions = counted.retransmissions;
+        report.overtaken = counted.reasons[Reason::Overtaken];
         report.fingerprint = self.world.fingerprint();
         Ok(report)
     }

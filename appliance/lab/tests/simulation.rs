@@ -1,5 +1,5 @@
 //! The simulation of the TCP engine over many seeds. `SEEDS=1000` or `SEEDS=17..40` says which; `SEED=17` repeats one and
-//! tells about it.
+//! tells about it; with `TRACE=1` it shows every frame.
 
 use hedgerow_lab::{seeds, tcp_world};
 
@@ -9,7 +9,7 @@ const SEEDS: u64 = 1_000;
 #[test]
 fn streams_survive_every_seed() {
     let mut failures = Vec::new();
-    let (mut whole, mut bytes, mut retransmissions, mut too_big) = (0, 0, 0, 0);
+    let (mut whole, mut bytes, mut retransmissions, mut too_big, mut overtaken) = (0, 0, 0, 0, 0);
     let seeds = seeds::from_environment(SEEDS);
     for seed in seeds.clone() {
         // A panic inside is a failure of its seed, not of the whole run.
@@ -19,6 +19,7 @@ fn streams_survive_every_seed() {
                 bytes += report.bytes;
                 retransmissions += report.retransmissions;
                 too_big += report.traffic.too_big;
+                overtaken += report.overtaken;
                 if seeds.end - seeds.start == 1 {
                     println!("{report:#?}");
                 }
@@ -28,7 +29,7 @@ fn streams_survive_every_seed() {
         }
     }
     println!(
-        "{whole} connections, {bytes} bytes compared, {retransmissions} retransmissions, {too_big} packets too big"
+        "{whole} connections, {bytes} bytes compared, {retransmissions} retransmissions, {too_big} packets too big, {overtaken} overtaken"
     );
     let count = failures.len();
     assert!(
