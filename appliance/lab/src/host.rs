@@ -79,7 +79,7 @@ impl Host {
         &self.place
     }
 
-    /// Opens a connection from a given local port. Says which socket it is; `None` if the stack refuses.
+    /// Opens a connection from a given local port; false if the stack refuses.
     pub fn connect(&mut self, socket: tcp::Socket<'static>, to: (IpAddr, u16), from: u16) -> bool {
         let handle = self.sockets.add(socket);
         let socket = self.sockets.get_mut::<tcp::Socket>(handle);
