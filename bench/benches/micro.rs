@@ -20,7 +20,8 @@ use hedgerow_policy::websocket::apply_mask;
 fn frames(criterion: &mut Criterion) {
     let rules = LinkRules { mac: Mac(BOX.1), vlan: None, mtu: 1500, resets: true };
     let syn = syn_frame();
-    criterion.bench_function("parse a SYN", |b| b.iter(|| wire::parse(black_box(&syn), &Meta::default(), &rules)));
+    criterion
+        .bench_function("parse a SYN", |b| b.iter(|| wire::parse(black_box(&syn), &Meta::default(), &rules)));
 
     let payload = [7; 1448];
     let segment = Outgoing {

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use hedgerow_bench::{figures, measure, report};
+use hedgerow_bench::{FIGURES, measure, report};
 
 const HELP: &str = "\
 Measures figures of Hedgerow beside those of its peers, interleaved in one run on one core.
@@ -51,20 +51,19 @@ fn progress(name: &str, round: usize, rounds: usize) {
 }
 
 fn run(options: &Options) -> Result<(), String> {
-    let mut all = figures(options.quick);
-    if let Some(unknown) = options.names.iter().find(|n| all.iter().all(|f| f.name() != n.as_str())) {
+    let known = |name: &String| FIGURES.iter().any(|(figure, _)| figure == name);
+    if let Some(unknown) = options.names.iter().find(|name| !known(name)) {
         return Err(format!("no figure named {unknown}; --list names them"));
     }
     let rounds = if options.quick { 5 } else { 11 };
+    let wanted = |name: &str| options.names.is_empty() || options.names.iter().any(|wanted| wanted == name);
     let mut results = vec![];
-    for figure in
-        all.iter_mut().filter(|f| options.names.is_empty() || options.names.iter().any(|n| n == f.name()))
-    {
+    for (name, make) in FIGURES.iter().filter(|(name, _)| wanted(name)) {
+        let mut figure = make(options.quick);
         if options.list {
-            println!("{:<16} against {}", figure.name(), figure.peer());
+            println!("{name:<16} against {}", figure.peer());
             continue;
         }
-        let name = figure.name();
         results.push(measure(figure.as_mut(), rounds, |round| progress(name, round, rounds)));
         if std::io::stderr().is_terminal() {
             eprint!("\r{:50}\r", "");

@@ -4,16 +4,15 @@
 //! buffer of its receive token. Copying the frame there is part of both.
 
 use std::hint::black_box;
-use std::time::Instant as Clock;
 
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::{BATCH, Batch, Meta, Pool, Port};
 use hedgerow_dataplane::shard::{Accept, Shard};
 use hedgerow_port::Memory;
 
-use crate::Figure;
 use crate::smol::Host;
 use crate::world::{BOX, LINK, PEER, shard, syn_frame, wire};
+use crate::{Figure, processor_time};
 
 /// The figure.
 pub struct SynAck {
@@ -77,7 +76,7 @@ impl Figure for SynAck {
     fn ours(&mut self) -> f64 {
         let (mut rx, mut tx) = (Batch::new(), Batch::new());
         let before = self.shard.statistics().cookies_sent;
-        let start = Clock::now();
+        let start = processor_time();
         for batch in 0..self.frames / BATCH {
             for n in 0..BATCH {
                 let Some(mut frame) = self.port.allocate() else { break };
@@ -95,7 +94,7 @@ impl Figure for SynAck {
                 self.port.release(frame);
             }
         }
-        let seconds = start.elapsed().as_secs_f64();
+        let seconds = (processor_time() - start).as_secs_f64();
         let answered = self.shard.statistics().cookies_sent - before;
         assert_eq!(answered as usize, self.frames / BATCH * BATCH, "every SYN is answered");
         answered as f64 / seconds / 1e6
@@ -103,7 +102,7 @@ impl Figure for SynAck {
 
     fn theirs(&mut self) -> f64 {
         let mut answered = 0;
-        let start = Clock::now();
+        let start = processor_time();
         for batch in 0..self.frames / BATCH {
             for n in 0..BATCH {
                 let mut frame = self.smol.device.buffer();
@@ -120,7 +119,7 @@ impl Figure for SynAck {
                 self.smol.device.give_back(frame);
             }
         }
-        let seconds = start.elapsed().as_secs_f64();
+        let seconds = (processor_time() - start).as_secs_f64();
         assert_eq!(answered, self.frames / BATCH * BATCH, "smoltcp answers every SYN");
         answered as f64 / seconds / 1e6
     }

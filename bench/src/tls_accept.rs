@@ -20,9 +20,8 @@ use hedgerow_policy::tls::connector::Showing;
 use hedgerow_policy::tls::mint::{self, Shape};
 use hedgerow_policy::tls::{self, Acceptor, Channel, Connector, Credential, Settings};
 use hedgerow_policy::{Done, Leg, Request, Session, Standing};
-use rustix::time::{ClockId, clock_gettime};
 
-use crate::Figure;
+use crate::{Figure, processor_time};
 
 /// 2026-11-23, when all certificates in use here are valid.
 const TODAY: Duration = Duration::from_secs(1_795_392_000);
@@ -90,12 +89,6 @@ impl TlsAccept {
 const BATCH: usize = 50;
 /// More flights than a handshake has.
 const FLIGHTS: usize = 8;
-
-/// Processor time of this thread: what else the machine does counts for neither side.
-fn processor_time() -> Duration {
-    let used = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(used.tv_sec.cast_unsigned(), used.tv_nsec.cast_unsigned() as u32)
-}
 
 /// Feeds the peer, lets it work, and takes what it says.
 fn step(peer: &mut Channel, heard: &[u8]) -> Vec<u8> {

@@ -18,6 +18,7 @@ pub mod link;
 pub mod reason;
 pub mod screen;
 pub mod shard;
+mod sip;
 pub mod tcp;
 pub mod time;
 pub mod wire;

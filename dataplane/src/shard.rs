@@ -15,7 +15,7 @@ use crate::frame::{Abilities, BATCH, Batch, Frame, Meta, Pool};
 use crate::link::{self, Hop, IcmpErrorKind, Link, LinkConfig};
 use crate::reason::Counters;
 use crate::screen::{self, Listeners, Master, Screen, ScreenConfig};
-use crate::tcp::{Engine, EngineConfig, Flow, LinkSettings, PathError, Waiting};
+use crate::tcp::{Engine, EngineConfig, Flow, KeyHash, LinkSettings, PathError, Waiting};
 use crate::time::Instant;
 use crate::wire::{self, Address, Agreed, BuildRules, FlowKey, Kind, LinkId, LinkRules, Packet, Seq};
 
@@ -209,6 +209,19 @@ struct Attached {
     frame_bytes: usize,
 }
 
+/// What the parser made of a frame: a packet, which counts if `outcome` is good, and the hash of its flow.
+#[derive(Clone, Debug)]
+struct Parsed {
+    packet: Packet,
+    outcome: Result<KeyHash, Reason>,
+}
+
+impl Default for Parsed {
+    fn default() -> Self {
+        Parsed { packet: Packet::default(), outcome: Err(Reason::Truncated) }
+    }
+}
+
 /// What becomes of a received frame.
 enum Verdict {
     /// Its first bytes are the reply.
@@ -228,8 +241,8 @@ pub struct Shard {
     engine: Engine,
     /// By slot of the flow table; `None` for flows that we opened.
     accepted: Vec<Option<Accepted>>,
-    /// One verdict of the parser per frame of the batch.
-    parsed: Vec<Result<Packet, Reason>>,
+    /// What the parser made of each frame of the batch.
+    parsed: Box<[Parsed]>,
     ports: PortChooser,
     statistics: Statistics,
 }
@@ -252,7 +265,7 @@ impl Shard {
             admission: Admission::new(config.admit, engine.flows, seed(2).bytes16()),
             accepted: vec![None; engine.flows],
             engine: Engine::new(engine, seed(3).bytes32()),
-            parsed: Vec::with_capacity(BATCH),
+            parsed: vec![Parsed::default(); BATCH].into_boxed_slice(),
             ports: PortChooser::new(config.index, seed(4).bytes16()),
             statistics: Statistics::default(),
         }
@@ -276,9 +289,9 @@ impl Shard {
     ) {
         self.parse_batch(link, pool, rx);
         let mut parsed = std::mem::take(&mut self.parsed);
-        for ((mut frame, meta), packet) in rx.drain(BATCH).zip(parsed.drain(..)) {
-            let verdict = match packet {
-                Ok(packet) => self.frame(now, link, &packet, pool, &mut frame),
+        for ((mut frame, meta), Parsed { packet, outcome }) in rx.drain(BATCH).zip(&mut parsed) {
+            let verdict = match *outcome {
+                Ok(hash) => self.frame(now, link, packet, hash, pool, &mut frame),
                 Err(reason) => Verdict::Drop(reason),
             };
             self.settle(verdict, pool, frame, meta, tx);
@@ -415,19 +428,18 @@ impl Shard {
 
     /// Parses all frames before any table is touched, so that the table's lines arrive meanwhile.
     fn parse_batch<P: Pool + ?Sized>(&mut self, link: LinkId, pool: &P, rx: &Batch) {
-        let Some(attached) = self.links.get(usize::from(link.0)) else {
-            self.parsed.extend(rx.iter().map(|_| Err(Reason::NotOurs)));
-            return;
-        };
         self.statistics.frames_in += rx.len() as u64;
-        for (frame, meta) in rx.iter() {
-            let packet = wire::parse(pool.bytes(frame), meta, &attached.rules);
-            if let Ok(packet) = &packet
-                && packet.kind == Kind::Tcp
-            {
-                self.engine.prefetch(&packet.key());
-            }
-            self.parsed.push(packet);
+        let attached = self.links.get(usize::from(link.0));
+        for ((frame, meta), Parsed { packet, outcome }) in rx.iter().zip(&mut self.parsed) {
+            let Some(attached) = attached else {
+                *outcome = Err(Reason::NotOurs);
+                continue;
+            };
+            *outcome = wire::parse_into(pool.bytes(frame), meta, &attached.rules, packet).map(|()| {
+                let hash = self.engine.hash(&packet.key());
+                self.engine.touch(hash);
+                hash
+            });
         }
     }
 
@@ -437,6 +449,7 @@ impl Shard {
         now: Instant,
         link: LinkId,
         packet: &Packet,
+        hash: KeyHash,
         pool: &mut P,
         frame: &mut Frame,
     ) -> Verdict {
@@ -444,12 +457,12 @@ impl Shard {
             return self.neighbourly(now, link, packet, pool.bytes_mut(frame));
         }
         let key = packet.key();
-        if let Some(id) = self.engine.lookup(&key) {
+        if let Some(id) = self.engine.find(hash, &key) {
             // A refusal is counted by the engine.
             let _ = self.engine.input(now, id, &packet.segment(pool.bytes(frame)), packet.source_mac);
             return Verdict::Done;
         }
-        match self.engine.waiting(now, &key, &packet.segment(pool.bytes(frame))) {
+        match self.engine.waiting(now, hash, &key, || packet.segment(pool.bytes(frame))) {
             Waiting::Stranger => self.stranger(now, link, packet, pool, frame),
             Waiting::Consumed | Waiting::Dropped(_) => Verdict::Done,
         }

@@ -1,6 +1,6 @@
 //! How many flows each prefix of one length holds: an open-addressed table of fixed size under a keyed hash.
 
-use crate::screen::sip::{Sip13, SipKey};
+use crate::sip::{Sip13, SipKey};
 use crate::wire::Address;
 
 /// Flows of one prefix, and how many of them are strangers'.

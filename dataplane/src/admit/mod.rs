@@ -8,8 +8,8 @@ use core::time::Duration;
 use ledger::{Count, Ledger};
 
 use crate::Reason;
-use crate::screen::sip::{Sip13, SipKey};
 use crate::shard::{FlowId, Standing};
+use crate::sip::{Sip13, SipKey};
 use crate::time::Instant;
 use crate::wire::Address;
 

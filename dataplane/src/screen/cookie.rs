@@ -19,7 +19,7 @@
 use sha2::{Digest, Sha256};
 
 use super::Master;
-use super::sip::{Sip13, Sip24, SipKey};
+use crate::sip::{Addresses, Sip13, SipKey, addresses, flow13, ports};
 use crate::wire::{FlowKey, Seq};
 
 /// Length of a slot, in milliseconds of UTC.
@@ -139,18 +139,12 @@ impl Cookies {
     /// The timestamp clock of a 4-tuple (RFC 7323, section 5.4): UTC milliseconds and an offset that tells strangers
     /// nothing. All appliances of a fleet show the same.
     pub fn stamp(&self, unix_ms: u64, flow: &FlowKey) -> u32 {
-        let sip = Sip13::new(&self.generation(unix_ms / SLOT_MS).stamps);
-        let offset = match addresses(flow) {
-            Addresses::V4(word) => sip.word(word).finish(12, ports(flow)),
-            Addresses::V6(words) => {
-                words.iter().fold(sip, |sip, &word| sip.word(word)).finish(36, ports(flow))
-            }
-        };
+        let offset = flow13(&self.generation(unix_ms / SLOT_MS).stamps, flow);
         (unix_ms as u32).wrapping_add(offset as u32)
     }
 
     fn in_slot(&mut self, slot: u64, flow: &FlowKey, irs: Seq, choice: Choice) -> Seq {
-        let sip = Sip24::new(&self.key(slot));
+        let sip = Sip13::new(&self.key(slot));
         let last = ports(flow) << 32 | u64::from((slot as u32) << CHOICE_BITS | choice.bits());
         // One beginning, two messages: without and with the peer's number. Their lengths keep them apart.
         let (tuple, whole) = match addresses(flow) {
@@ -213,24 +207,6 @@ fn derive(master: &Master, purpose: &[u8], number: u64) -> SipKey {
     let mut key = [0; 16];
     key.copy_from_slice(&hash[..16]);
     SipKey::new(key)
-}
-
-enum Addresses {
-    V4(u64),
-    V6([u64; 4]),
-}
-
-fn addresses(flow: &FlowKey) -> Addresses {
-    let (remote, local) = (flow.remote.bits(), flow.local.bits());
-    if flow.remote.is_v4() {
-        Addresses::V4((remote as u64) << 32 | local as u64 & 0xffff_ffff)
-    } else {
-        Addresses::V6([(remote >> 64) as u64, remote as u64, (local >> 64) as u64, local as u64])
-    }
-}
-
-fn ports(flow: &FlowKey) -> u64 {
-    u64::from(flow.remote_port) << 16 | u64::from(flow.local_port)
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ mod cap;
 pub mod cookie;
 mod hello;
 mod listeners;
-pub(crate) mod sip;
 mod spent;
 mod synack;
 

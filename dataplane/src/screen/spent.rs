@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::cookie::LIFE_MS;
-use super::sip::{Sip13, SipKey};
+use crate::sip::{Sip13, SipKey};
 use crate::time::Instant;
 use crate::wire::{FlowKey, Seq};
 

@@ -24,7 +24,6 @@ mod timers;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 
 use crate::Reason;
@@ -39,7 +38,8 @@ use connection::{Connection, Pending, SEND_SHARE, Shared};
 use parting::Parting;
 use ranges::Shelf;
 use state::{Outcome, State};
-use table::{Index, KeyHash, Keyed};
+pub use table::KeyHash;
+use table::{Index, Keyed};
 use time_wait::{Entry, Judgement, TimeWaits};
 use timers::{Timer, Wheel};
 
@@ -104,7 +104,6 @@ impl Slot {
 pub struct Engine {
     keyed: Keyed,
     index: Index,
-    last: Cell<FlowId>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     shared: Shared,
@@ -125,7 +124,6 @@ impl Engine {
         Engine {
             keyed: Keyed::new(table),
             index: Index::new(flows),
-            last: Cell::new(FlowId { slot: u32::MAX, generation: 0 }),
             slots: Vec::with_capacity(flows),
             free: Vec::with_capacity(flows),
             wheel: Wheel::new(flows),
@@ -145,32 +143,27 @@ impl Engine {
         }
     }
 
-    /// Pulls the table entry of `key` into the cache.
-    pub fn prefetch(&self, key: &FlowKey) {
-        if self.recall(key).is_none() {
-            self.index.touch(self.keyed.hash(key));
-        }
+    /// The keyed hash of a 4-tuple: what [`Engine::touch`], [`Engine::find`] and [`Engine::waiting`] want, so that a
+    /// frame pays for it once.
+    #[inline]
+    pub fn hash(&self, key: &FlowKey) -> KeyHash {
+        self.keyed.hash(key)
+    }
+
+    /// Pulls the table entries of a 4-tuple into the cache.
+    #[inline]
+    pub fn touch(&self, hash: KeyHash) {
+        self.index.touch(hash);
+        self.time_waits.touch(hash);
     }
 
     /// The flow of a 4-tuple.
     pub fn lookup(&self, key: &FlowKey) -> Option<FlowId> {
-        let id = self.recall(key).or_else(|| self.find(self.keyed.hash(key), key))?;
-        self.last.set(id);
-        Some(id)
+        self.find(self.keyed.hash(key), key)
     }
 
-    /// The flow that was looked up last, if it is that of `key`: segments come in trains, and a hash costs more than a
-    /// comparison.
-    fn recall(&self, key: &FlowKey) -> Option<FlowId> {
-        let id = self.last.get();
-        let place = self.slots.get(id.slot as usize)?;
-        let same = place.generation == id.generation
-            && place.indexed
-            && place.connection.as_ref().is_some_and(|connection| connection.key == *key);
-        same.then_some(id)
-    }
-
-    fn find(&self, hash: KeyHash, key: &FlowKey) -> Option<FlowId> {
+    /// The flow of a 4-tuple whose hash is known.
+    pub fn find(&self, hash: KeyHash, key: &FlowKey) -> Option<FlowId> {
         let same = |slot: u32| {
             self.slots[slot as usize].connection.as_ref().is_some_and(|connection| connection.key == *key)
         };
@@ -179,13 +172,18 @@ impl Engine {
     }
 
     /// Asks TIME-WAIT about a segment for which there is no flow.
-    pub fn waiting(&mut self, now: Instant, key: &FlowKey, segment: &Segment<'_>) -> Waiting {
-        let hash = self.keyed.hash(key);
+    pub fn waiting<'a>(
+        &mut self,
+        now: Instant,
+        hash: KeyHash,
+        key: &FlowKey,
+        segment: impl FnOnce() -> Segment<'a>,
+    ) -> Waiting {
         let Some(entry) = self.time_waits.get(hash, key).filter(|entry| entry.until > now) else {
             return Waiting::Stranger;
         };
         let answer = entry.acknowledgement(now);
-        let dropped = match entry.judge(segment) {
+        let dropped = match entry.judge(&segment()) {
             Judgement::Stranger => return Waiting::Stranger,
             Judgement::Quiet => return Waiting::Consumed,
             Judgement::Ignore => Reason::NoFlow,

@@ -3,35 +3,27 @@
 //! Peers choose half of a key, so the hash is keyed (SipHash-1-3) and nobody can aim at one bucket. Each entry carries 32
 //! bits of the hash, so that a probe touches the flow itself only on a match and removal needs no rehashing.
 
-use std::hash::Hasher;
-
-use siphasher::sip::SipHasher13;
-
+use crate::sip::{SipKey, flow13};
 use crate::wire::FlowKey;
 
 /// The keyed hash of a 4-tuple.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KeyHash(u64);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyHash(u64);
 
 /// Hashes 4-tuples under a secret.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Keyed(SipHasher13);
+pub(crate) struct Keyed(SipKey);
 
 impl Keyed {
     /// From a 128-bit secret.
     pub(crate) fn new(secret: [u8; 16]) -> Self {
-        Keyed(SipHasher13::new_with_key(&secret))
+        Keyed(SipKey::new(secret))
     }
 
     /// The hash of `key`.
+    #[inline]
     pub(crate) fn hash(&self, key: &FlowKey) -> KeyHash {
-        let mut hasher = self.0;
-        hasher.write_u64(key.local.bits() as u64);
-        hasher.write_u64((key.local.bits() >> 64) as u64);
-        hasher.write_u64(key.remote.bits() as u64);
-        hasher.write_u64((key.remote.bits() >> 64) as u64);
-        hasher.write_u32(u32::from(key.local_port) << 16 | u32::from(key.remote_port));
-        KeyHash(hasher.finish())
+        KeyHash(flow13(&self.0, key))
     }
 
     /// The hash of `key` as a number, for values that must be hard to guess.

@@ -132,6 +132,12 @@ impl TimeWaits {
         self.index.find(hash, same)
     }
 
+    /// Pulls the index entry of a 4-tuple into the cache.
+    #[inline]
+    pub(crate) fn touch(&self, hash: KeyHash) {
+        self.index.touch(hash);
+    }
+
     /// The entry of a 4-tuple.
     pub(crate) fn get(&self, hash: KeyHash, key: &FlowKey) -> Option<&Entry> {
         self.find(hash, key).and_then(|slot| self.slots[slot as usize].as_ref())

@@ -13,7 +13,7 @@ mod seq;
 
 pub use address::{Address, FlowKey, Mac};
 pub use build::{BuildRules, Built, build_tcp};
-pub use parse::{Kind, LinkRules, Packet, parse};
+pub use parse::{Kind, LinkRules, Packet, parse, parse_into};
 pub use seq::Seq;
 
 pub(crate) use build::Head;

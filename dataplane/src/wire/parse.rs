@@ -89,6 +89,30 @@ pub struct Packet {
     found: Found,
 }
 
+impl Default for Packet {
+    /// An ARP message of no bytes: a place to parse into.
+    fn default() -> Self {
+        Packet {
+            kind: Kind::Arp,
+            source_mac: Mac::default(),
+            destination_mac: Mac::default(),
+            vlan: None,
+            source: Address::default(),
+            destination: Address::default(),
+            hop_limit: u8::MAX,
+            flags: Flags::default(),
+            source_port: 0,
+            destination_port: 0,
+            merged: 1,
+            network: 0,
+            transport: 0,
+            payload: 0,
+            end: 0,
+            found: Found::default(),
+        }
+    }
+}
+
 impl Packet {
     /// The flow that a TCP segment belongs to, from our side: its destination is local.
     pub fn key(&self) -> FlowKey {
@@ -169,19 +193,24 @@ impl Packet {
 /// Packets that TCP or neighbour discovery never need are refused whole: IPv4 options, IPv6 extension headers,
 /// fragments. An IPv6 datagram for a group passes only as ICMPv6.
 pub fn parse(bytes: &[u8], meta: &Meta, link: &LinkRules) -> Result<Packet, Reason> {
-    let (mut packet, ethertype) = ethernet(bytes, meta, link)?;
-    match ethertype {
-        ETHERTYPE_IPV4 => ipv4(bytes, meta, &mut packet)?,
-        ETHERTYPE_IPV6 => ipv6(bytes, meta, &mut packet)?,
-        ETHERTYPE_ARP => arp(bytes, &mut packet)?,
-        _ => return Err(Reason::UnknownProtocol),
-    }
+    let mut packet = Packet::default();
+    parse_into(bytes, meta, link, &mut packet)?;
     Ok(packet)
 }
 
-/// Checks stations and VLAN; gives a packet whose other fields wait to be filled, and the type of what follows.
+/// [`parse`] in place: a packet is larger than what is worth copying. Where a reason comes back, `packet` means nothing.
+pub fn parse_into(bytes: &[u8], meta: &Meta, link: &LinkRules, packet: &mut Packet) -> Result<(), Reason> {
+    match ethernet(bytes, meta, link, packet)? {
+        ETHERTYPE_IPV4 => ipv4(bytes, meta, packet),
+        ETHERTYPE_IPV6 => ipv6(bytes, meta, packet),
+        ETHERTYPE_ARP => arp(bytes, packet),
+        _ => Err(Reason::UnknownProtocol),
+    }
+}
+
+/// Checks stations and VLAN; leaves a packet whose other fields wait to be filled, and says the type of what follows.
 #[inline]
-fn ethernet(bytes: &[u8], meta: &Meta, link: &LinkRules) -> Result<(Packet, u16), Reason> {
+fn ethernet(bytes: &[u8], meta: &Meta, link: &LinkRules, packet: &mut Packet) -> Result<u16, Reason> {
     let header = bytes.first_chunk::<ETHERNET>().ok_or(Reason::Truncated)?;
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
     let (destination_mac, source_mac) = (Mac([d0, d1, d2, d3, d4, d5]), Mac([s0, s1, s2, s3, s4, s5]));
@@ -202,25 +231,16 @@ fn ethernet(bytes: &[u8], meta: &Meta, link: &LinkRules) -> Result<(Packet, u16)
     if vlan.map_or(0, |tag| tag & VLAN_ID) != link.vlan.unwrap_or(0) {
         return Err(Reason::WrongVlan);
     }
-    let packet = Packet {
-        kind: Kind::Arp,
+    *packet = Packet {
         source_mac,
         destination_mac,
         vlan,
-        source: Address::default(),
-        destination: Address::default(),
-        hop_limit: u8::MAX,
-        flags: Flags::default(),
-        source_port: 0,
-        destination_port: 0,
-        merged: 1,
         network: network as u8,
         transport: network as u8,
         payload: network as u8,
-        end: 0,
-        found: Found::default(),
+        ..Packet::default()
     };
-    Ok((packet, ethertype))
+    Ok(ethertype)
 }
 
 fn arp(bytes: &[u8], packet: &mut Packet) -> Result<(), Reason> {

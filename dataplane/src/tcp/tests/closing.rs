@@ -112,7 +112,10 @@ fn a_new_proof_replaces_time_wait() {
     assert!(solo.engine.flow(solo.id).is_none(), "a stale id finds nothing");
     let seq = Seq(super::solo::IRS) + 1;
     let old = super::pipe::Owned::new(solo.key, seq, Seq(ISS) + 2, FIN_ACK);
-    assert_eq!(solo.engine.waiting(solo.now, &solo.key, &old.segment()), Waiting::Stranger);
+    assert_eq!(
+        solo.engine.waiting(solo.now, solo.engine.hash(&solo.key), &solo.key, || old.segment()),
+        Waiting::Stranger
+    );
 }
 
 #[test]

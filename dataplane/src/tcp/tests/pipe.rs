@@ -260,7 +260,10 @@ impl Pipe {
     pub(super) fn deliver(&mut self, to: usize, owned: &Owned) {
         match self.ends[to].lookup(&owned.key) {
             Some(id) => drop(self.ends[to].input(self.now, id, &owned.segment(), HOP)),
-            None => drop(self.ends[to].waiting(self.now, &owned.key, &owned.segment())),
+            None => drop({
+                let hash = self.ends[to].hash(&owned.key);
+                self.ends[to].waiting(self.now, hash, &owned.key, || owned.segment())
+            }),
         }
     }
 

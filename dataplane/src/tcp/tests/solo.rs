@@ -71,7 +71,8 @@ impl Solo {
     pub(super) fn wait(&mut self, seq: u32, ack: u32, flags: Flags, payload: &[u8]) -> Waiting {
         let owned = self.segment(seq, ack, flags, payload);
         assert_eq!(self.engine.lookup(&self.key), None);
-        self.engine.waiting(self.now, &self.key, &owned.segment())
+        let hash = self.engine.hash(&self.key);
+        self.engine.waiting(self.now, hash, &self.key, || owned.segment())
     }
 
     /// What the engine sends now.
