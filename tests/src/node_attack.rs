@@ -26,17 +26,17 @@ pub fn run(report: &mut Report) {
         return;
     }
     let mut site = None;
-    report.case("set-up", || {
+    report.step("set-up", || {
         site = Some(Site::new("node-attack")?);
         Ok(())
     });
     let Some(mut site) = site else { return };
     report.case("transparent-under-flood", || {
-        let appliance = site.appliance("10.2.0.2", "transparent")?;
+        let appliance = site.appliance(PUBLIC_V4, "10.2.0.2", "transparent")?;
         under_flood(&mut site, appliance, PUBLIC_V4, "10.1.0.66", OUTER_V4)
     });
     report.case("ipv6-under-flood", || {
-        let appliance = site.appliance("[fd02::2]", "snat")?;
+        let appliance = site.appliance(PUBLIC_V6, "[fd02::2]", "snat")?;
         under_flood(&mut site, appliance, PUBLIC_V6, "fd01::66", PRIVATE_V6)
     });
 }

@@ -27,9 +27,9 @@ const REFUSED: &[(&str, &[&str], &[&str])] = &[
 /// Runs the suite.
 pub fn run(report: &mut Report) {
     let mut site = None;
-    let started = report.case("set-up", || {
+    let started = report.step("set-up", || {
         let built = Site::new("node-sync")?;
-        let appliance = built.appliance("10.2.0.2", "snat")?;
+        let appliance = built.appliance(PUBLIC_V4, "10.2.0.2", "snat")?;
         site = Some((built, appliance));
         Ok(())
     });
@@ -38,7 +38,7 @@ pub fn run(report: &mut Report) {
         report.case(name, || refused(&site, &appliance, arguments, reasons));
     }
     let mut first = None;
-    report.case("whole-chain", || {
+    report.step("whole-chain", || {
         first = Some(whole_chain(&mut site, &appliance)?);
         Ok(())
     });

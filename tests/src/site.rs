@@ -79,9 +79,9 @@ impl Site {
         Ok(Site { outer, attacker, boxed, inner, node, scratch })
     }
 
-    /// Starts the appliance with one Chia listener on both families' public addresses; `node_address` says how it
-    /// reaches the node, `source` what the node sees.
-    pub fn appliance(&self, node_address: &str, source: &str) -> Outcome<Appliance> {
+    /// Starts the appliance with one Chia listener on the public address `listener`; `node_address` says how it reaches
+    /// the node, `source` what the node sees.
+    pub fn appliance(&self, listener: &str, node_address: &str, source: &str) -> Outcome<Appliance> {
         let secret = self.scratch.path().join("fleet-secret");
         std::fs::write(&secret, "7d".repeat(32)).context("writing a secret")?;
         std::fs::set_permissions(&secret, Permissions::from_mode(0o600)).context("protecting a secret")?;
@@ -97,7 +97,7 @@ impl Site {
         .concat();
         let sections = format!(
             "{ports}\
-             [[listener]]\nname = \"peers\"\nport = \"public\"\nlocal_port = {CHIA_PORT}\nprotocol = \"chia\"\n\
+             [[listener]]\nname = \"peers\"\nport = \"public\"\naddress = {listener:?}\nlocal_port = {CHIA_PORT}\nprotocol = \"chia\"\n\
              network = \"testnet0\"\ntypes = [\"full_node\"]\npool = \"front\"\n\n\
              [pool.front]\nsource = {source:?}\nnodes = [\"inner={node_address}:{CHIA_PORT}\"]\n\n\
              [identity]\nsecret = {secret:?}\nown_nodes = [{:?}]\n",

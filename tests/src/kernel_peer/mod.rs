@@ -40,7 +40,7 @@ pub fn run(report: &mut Report) {
         }
         match Wires::new(round.devices, round.family, round.loss) {
             Ok(mut wires) => run_cases(report, &names, &mut wires),
-            Err(failure) => drop(report.case(&format!("{}/set-up", round.name), || Err(failure))),
+            Err(failure) => drop(report.step(&format!("{}/set-up", round.name), || Err(failure))),
         }
     }
 }
