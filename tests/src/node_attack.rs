@@ -90,6 +90,8 @@ fn under_flood(
     let status = appliance.status()?;
     ensure(counted(&status, "bad_cookie") > 0, || format!("no forged cookie was met: {status}"))?;
     ensure(counted(&status, "awaiting_data") > 0, || format!("no silent connection was met: {status}"))?;
+    let held = status["memory"]["strangers"].as_u64();
+    ensure(held == Some(0), || format!("{held:?} bytes are held for strangers: {status}"))?;
     let reached = site.dials()? - dials;
     ensure(reached == 1, || format!("{reached} connections reached the node instead of one"))
 }
