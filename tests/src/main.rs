@@ -4,8 +4,11 @@ use std::process::ExitCode;
 
 use hedgerow_tests::{Report, kernel_peer, node_attack, node_sync};
 
+/// A suite by name.
+type Suite = (&'static str, fn(&mut Report));
+
 /// Every suite that this binary holds.
-const SUITES: &[(&str, fn(&mut Report))] =
+const SUITES: &[Suite] =
     &[("kernel-peer", kernel_peer::run), ("node-sync", node_sync::run), ("node-attack", node_attack::run)];
 
 fn main() -> ExitCode {

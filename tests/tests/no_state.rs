@@ -100,7 +100,7 @@ fn build(
 }
 
 fn segment(random: &mut Random, space: &mut [u8], flags: Flags, payload: usize) -> usize {
-    let timestamps = (random.next() % 2 == 0).then(|| (random.next() as u32, random.next() as u32));
+    let timestamps = (random.next().is_multiple_of(2)).then(|| (random.next() as u32, random.next() as u32));
     let mut options = Options { timestamps, ..Options::default() };
     if flags == Flags::SYN {
         options = Options { mss: Some(1460), window_scale: Some(7), sack_permitted: true, ..options };
@@ -122,7 +122,7 @@ fn noise(random: &mut Random, space: &mut [u8]) -> usize {
     for byte in &mut space[..len] {
         *byte = random.next() as u8;
     }
-    if len >= 14 && random.next() % 4 > 0 {
+    if len >= 14 && !random.next().is_multiple_of(4) {
         space[..6].copy_from_slice(&BOX_MAC.0);
         space[6..12].copy_from_slice(&WORLD_MAC.0);
         let types: [[u8; 2]; 4] = [[8, 0], [0x86, 0xdd], [8, 6], [0x81, 0]];
