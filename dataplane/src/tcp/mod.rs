@@ -384,6 +384,10 @@ impl Engine {
         let mut turns = outlet.ready.len();
         while taken < budget && turns > 0 {
             let Some(slot) = self.outlet(link).and_then(|outlet| outlet.ready.pop_front()) else { break };
+            if self.moved(slot, link) {
+                turns -= 1;
+                continue;
+            }
             let (count, turn) = self.serve(now, slot, sink, QUANTUM.min(budget - taken));
             taken += count;
             turns -= usize::from(turn != Turn::Used);
@@ -394,6 +398,17 @@ impl Engine {
             }
         }
         taken
+    }
+
+    /// Whether the flow that waited here has made room for one of another link; that one waits there from now on.
+    fn moved(&mut self, slot: u32, link: LinkId) -> bool {
+        let place = &mut self.slots[slot as usize];
+        let moved = place.connection.as_ref().is_some_and(|connection| connection.link != link);
+        if moved {
+            place.ready = false;
+            self.wake(slot);
+        }
+        moved
     }
 
     fn outlet(&mut self, link: LinkId) -> Option<&mut Outlet> {

@@ -7,7 +7,7 @@ use crate::shard::{Event, ListenerId, Standing};
 use crate::time::Instant;
 use crate::wire::{Flags, LinkId};
 
-use super::super::{BLOCK, Engine, EngineConfig, Slot};
+use super::super::{BLOCK, Engine, EngineConfig, Sent, Slot};
 use super::pipe::{Faults, HOP, LINK, Pipe, Setup, agreed, config, key};
 use super::solo::{Solo, plain};
 
@@ -74,6 +74,34 @@ fn a_link_that_does_not_exist_carries_nothing() {
     let accepted = engine.accept(Instant::ZERO, key(), nowhere, HOP, &agreed, ListenerId(0));
     assert_eq!(accepted, Err(Reason::NoRoute));
     assert_eq!(engine.connect(Instant::ZERO, key(), nowhere, None), Err(Reason::NoRoute));
+}
+
+#[test]
+fn a_slot_that_changes_links_sends_on_its_new_one_alone() {
+    let links = vec![config(&Setup::default()).links[0]; 2];
+    let mut engine = Engine::new(EngineConfig { links, ..config(&Setup::default()) }, [1; 32]);
+    let agreed = agreed(&Setup::default(), 1, 2);
+    let first = engine.accept(Instant::ZERO, key(), LINK, HOP, &agreed, ListenerId(0)).expect("a free slot");
+    // It waits to send when it ends, and its slot goes to a flow of the other link.
+    engine.flow(first).expect("the flow").finish();
+    engine.evict(first, Reason::Evicted);
+    assert!(std::iter::from_fn(|| engine.event()).any(|event| matches!(event, Event::Closed(..))));
+    let other = LinkId(1);
+    let mut inner = key();
+    inner.remote_port = 1;
+    let second = engine.connect(Instant::ZERO, inner, other, Some(HOP)).expect("a free slot");
+    assert_eq!(second.slot, first.slot);
+    let mut sent = |link| {
+        let mut keys = Vec::new();
+        let mut sink = |outgoing: &crate::wire::Outgoing<'_>| {
+            keys.push((outgoing.link, outgoing.flags));
+            Sent::Yes
+        };
+        engine.transmit(Instant::ZERO, link, &mut sink, 64);
+        keys
+    };
+    assert_eq!(sent(LINK), [(LINK, Flags::RST.with(ACK))]);
+    assert_eq!(sent(other), [(other, Flags::SYN)]);
 }
 
 #[test]
