@@ -139,6 +139,8 @@ pub(crate) struct SendSide {
     pub(crate) limited: bool,
     /// The host found no space.
     pub(crate) wanted: bool,
+    /// The queue waits for the peer's window since `progress_at`, whatever the window did meanwhile.
+    pub(crate) stalled: bool,
     /// The segment that is being timed ends here and was sent then (Karn's rule: never one that was sent again).
     pub(crate) timed: Option<(Seq, Instant)>,
     /// When the queue last moved, or began to wait.
@@ -286,6 +288,7 @@ impl Connection {
                 probe: false,
                 limited: false,
                 wanted: false,
+                stalled: false,
                 timed: None,
                 progress_at: now,
                 sent_at: now,

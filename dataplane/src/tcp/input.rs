@@ -162,7 +162,7 @@ impl Connection {
         if if self.sack { news > 0 } else { repeated } {
             self.count_duplicate(shared);
         }
-        self.update_window(segment);
+        self.update_window(now, segment);
         if fin_acked { self.state.after_fin_acked() } else { Step::To(self.state) }
     }
 
@@ -187,6 +187,7 @@ impl Connection {
         self.measure(now, segment);
         self.send.una = segment.ack;
         self.send.progress_at = now;
+        self.send.stalled = false;
         if self.send.una.at_least(self.send.end) {
             self.send.chain.clear(&mut shared.pool);
         } else {
@@ -245,7 +246,7 @@ impl Connection {
     }
 
     /// RFC 9293, section 3.10.7.4: SND.WND, SND.WL1, SND.WL2.
-    fn update_window(&mut self, segment: &Segment<'_>) {
+    fn update_window(&mut self, now: Instant, segment: &Segment<'_>) {
         let newer = self.send.wl1.before(segment.seq)
             || (self.send.wl1 == segment.seq && self.send.wl2.at_most(segment.ack));
         if !newer {
@@ -253,9 +254,13 @@ impl Connection {
         }
         let wnd = u32::from(segment.window) << self.send.scale;
         if wnd > self.send.wnd && self.send.una == self.send.nxt {
-            // The window opened: what waited needs no probes any more.
-            self.timers.retransmit = Timer::OFF;
+            // The window opened: what is still not worth a segment waits no longer than at first. Never longer than before,
+            // or a window that keeps blinking would put the end of its patience off for ever.
             self.rtt.progressed();
+            if self.timers.retransmit.is_on() {
+                let soon = Timer::at(now + self.rtt.timeout());
+                self.timers.retransmit = self.timers.retransmit.min(soon);
+            }
         }
         self.send.wnd = wnd;
         self.send.max_wnd = self.send.max_wnd.max(wnd);

@@ -335,7 +335,9 @@ impl Connection {
         let waits = self.unsent() > 0 || (self.send.fin_queued && !self.state.fin_sent());
         let idle = self.send.una == self.send.nxt && self.state.sends();
         if waits && idle && !self.timers.retransmit.is_on() {
-            if self.rtt.backoffs() == 0 {
+            // Only taken bytes end a stall: a window that opens and shuts again must not hold the queue for ever.
+            if !self.send.stalled {
+                self.send.stalled = true;
                 self.send.progress_at = now;
             }
             self.timers.retransmit = Timer::at(now + self.rtt.timeout());

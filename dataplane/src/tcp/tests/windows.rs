@@ -125,6 +125,29 @@ fn a_window_that_stays_closed_ends_the_flow() {
 }
 
 #[test]
+fn a_window_that_only_blinks_ends_the_flow_too() {
+    let mut solo = Solo::new(plain());
+    solo.window = 0;
+    solo.peer(0, 0, ACK, b"").expect("a closed window");
+    solo.write(500);
+    solo.out();
+    let start = solo.now;
+    while solo.events().is_empty() {
+        assert!(solo.now.since(start) < Duration::from_secs(300), "held for ever without taking a byte");
+        // Too little to be worth a segment, and gone before a probe would fill it.
+        solo.window = 1;
+        let _ = solo.peer(0, 0, ACK, b"");
+        solo.out();
+        solo.window = 0;
+        let _ = solo.peer(0, 0, ACK, b"");
+        solo.out();
+        solo.pass(Duration::from_millis(500));
+        solo.out();
+    }
+    assert!(solo.now.since(start) >= Duration::from_secs(120));
+}
+
+#[test]
 fn a_peer_that_probes_our_closed_window_is_heard() {
     let mut solo = Solo::new(plain());
     solo.flow().limit_window(0);
