@@ -422,6 +422,7 @@ impl<P: Port> Core<P> {
             standing: Standing::Stranger,
             opened: now,
             legs,
+            asked: false,
             dial: Dial::None,
             challenger: None,
             linger: None,

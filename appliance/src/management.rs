@@ -1,9 +1,11 @@
 //! The control socket: one JSON request per line, one JSON answer per line.
 //!
-//! Requests are answered by a thread of their own; only `status` asks the core, which answers between two steps.
+//! Each client has a thread of its own, and there are few of them; only `status` asks the core, which answers between two
+//! steps.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,8 +23,12 @@ use crate::status::Status;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest request, in bytes.
 const REQUEST_MAX: u64 = 4_096;
-/// Commands that may wait for the core.
+/// Commands that may wait for the core: one of each client, and the one to stop.
 const COMMANDS: usize = 16;
+/// Clients that are served at one time.
+const CLIENTS: usize = 8;
+/// How long to wait before the next client where one could not be taken.
+const BREATH: Duration = Duration::from_millis(100);
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -145,17 +151,51 @@ pub fn serve(path: &Path, control: Control, recent: Recent) -> io::Result<Socket
     let listener = listener?;
     let socket = Socket { path: path.to_owned() };
     std::thread::Builder::new().name("management".into()).spawn(move || {
-        for stream in listener.incoming().flatten() {
-            if let Err(error) = answer(&stream, &control, &recent) {
-                tracing::debug!(%error, "a client of the control socket went away");
+        // Each client's thread holds a copy: their count is the number of clients.
+        let clients = Arc::new(());
+        for stream in listener.incoming() {
+            let served = match stream {
+                Ok(stream) if Arc::strong_count(&clients) > CLIENTS => say(&stream, &full()),
+                Ok(stream) => attend(stream, clients.clone(), control.clone(), recent.clone()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = served {
+                tracing::debug!(%error, "a client of the control socket could not be served");
+                std::thread::sleep(BREATH);
             }
         }
     })?;
     Ok(socket)
 }
 
+fn full() -> Response {
+    Response::Error(format!("{CLIENTS} clients are served at one time: try again"))
+}
+
+/// Serves a client on a thread of its own, so that one that is slow keeps nobody waiting.
+fn attend(stream: UnixStream, place: Arc<()>, control: Control, recent: Recent) -> io::Result<()> {
+    let serve = move || {
+        let _place = place;
+        if let Err(error) = answer(&stream, &control, &recent) {
+            tracing::debug!(%error, "a client of the control socket went away");
+        }
+    };
+    std::thread::Builder::new().name("client".into()).spawn(serve).map(drop)
+}
+
+fn say(mut stream: &UnixStream, response: &Response) -> io::Result<()> {
+    let mut text = serde_json::to_vec(response)?;
+    text.push(b'\n');
+    stream.write_all(&text)
+}
+
 /// Removes what a dead process left behind; refuses to take a living one's place.
 fn clear_stale(path: &Path) -> io::Result<()> {
+    // To connect to a file of any other kind is refused too, and it is not ours to remove.
+    let taken = std::fs::symlink_metadata(path);
+    if taken.is_ok_and(|file| !file.file_type().is_socket()) {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file is there that is no socket"));
+    }
     match UnixStream::connect(path) {
         Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another hedgerow answers there")),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
@@ -173,14 +213,15 @@ fn answer(stream: &UnixStream, control: &Control, recent: &Recent) -> io::Result
         if reader.by_ref().take(REQUEST_MAX).read_line(&mut line)? == 0 {
             return Ok(());
         }
+        if line.len() as u64 == REQUEST_MAX && !line.ends_with('\n') {
+            return say(stream, &Response::Error(format!("a request is longer than {REQUEST_MAX} bytes")));
+        }
         let response = match serde_json::from_str(&line) {
             Ok(Request::Status) => control.status(),
             Ok(Request::Events) => Response::Events(recent.lines()),
             Err(error) => Response::Error(format!("not a request: {error}")),
         };
-        let mut text = serde_json::to_vec(&response)?;
-        text.push(b'\n');
-        (&mut &*stream).write_all(&text)?;
+        say(stream, &response)?;
     }
 }
 

@@ -1,6 +1,8 @@
 //! The appliance from outside: the program's exit codes and words, and the control socket in front of a core over memory.
 
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::mpsc;
@@ -192,4 +194,49 @@ fn a_socket_that_is_alive_is_not_taken_and_a_dead_one_is_replaced() {
     let alive = serve().unwrap();
     assert_eq!(serve().unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
     drop(alive);
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hedgerow.toml");
+    std::fs::write(&path, "precious").unwrap();
+    let (control, _commands) = management::control().unwrap();
+    let sink = EventSink::open(None, 1).unwrap();
+    let error = management::serve(&path, control, sink.recent()).unwrap_err();
+    assert!(error.to_string().contains("is no socket"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[test]
+fn a_client_that_says_nothing_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hedgerow.sock");
+    let (control, _commands) = management::control().unwrap();
+    let sink = EventSink::open(None, 1).unwrap();
+    let _socket = management::serve(&path, control, sink.recent()).unwrap();
+    let silent: Vec<UnixStream> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let stream = UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(3))).unwrap();
+    (&stream).write_all(b"{\"command\":\"events\"}\n").unwrap();
+    let mut line = String::new();
+    BufReader::new(&stream).read_line(&mut line).unwrap();
+    assert_eq!(line, "{\"events\":[]}\n");
+    drop(silent);
+}
+
+#[test]
+fn a_request_without_an_end_is_refused_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hedgerow.sock");
+    let (control, _commands) = management::control().unwrap();
+    let sink = EventSink::open(None, 1).unwrap();
+    let _socket = management::serve(&path, control, sink.recent()).unwrap();
+    let stream = UnixStream::connect(&path).unwrap();
+    (&stream).write_all(&vec![b' '; 10_000]).unwrap();
+    let mut answer = String::new();
+    // The connection ends, with a reset where bytes were left unread.
+    let _ = BufReader::new(&stream).read_to_string(&mut answer);
+    assert_eq!(answer.lines().count(), 1, "{answer}");
+    assert!(answer.contains("longer than"), "{answer}");
 }

@@ -25,9 +25,11 @@ enum Claim {
 impl<P: Port> Core<P> {
     /// A session asks for a node.
     pub(super) fn dial(&mut self, now: Instant, seat: &mut Seat, peer: Option<PeerId>) {
-        if !matches!(seat.dial, Dial::None) {
+        // A session dials once: its identity is given back when it ends, and there is but one.
+        if !matches!(seat.dial, Dial::None) || seat.asked {
             return;
         }
+        seat.asked = true;
         seat.peer_id = peer;
         let Some(id) = peer else { return self.ask(now, seat) };
         if self.own_nodes.contains(&id) {
@@ -118,6 +120,7 @@ impl<P: Port> Core<P> {
                     silent.challenger = None;
                     self.end(now, holder, verdict::Reason::Replaced);
                 }
+                seat.asked = false;
                 self.dial(now, seat, seat.peer_id);
             }
             Dial::Connecting(_, _, until) if until <= now => {

@@ -12,6 +12,9 @@ use hedgerow_policy::{Close, Leg, PeerId, Standing};
 use super::guard::Guarded;
 use crate::pool::{Ticket, Wish};
 
+/// Timers of sessions that are over, beside two for each that is not, before they are looked for.
+const TIMERS_FREE: usize = 256;
+
 /// One leg of a session.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct LegState {
@@ -55,6 +58,8 @@ pub(super) struct Seat {
     pub(super) standing: Standing,
     pub(super) opened: Instant,
     pub(super) legs: [LegState; 2],
+    /// It asked for a node.
+    pub(super) asked: bool,
     pub(super) dial: Dial,
     /// Who waits for this session to show no sign of life, and since when.
     pub(super) challenger: Option<(Ticket, Instant)>,
@@ -187,7 +192,21 @@ impl Seats {
         if seat.armed.is_none_or(|armed| at < armed) {
             seat.armed = Some(at);
             self.timers.push(Reverse((at, seat.ticket)));
+            if self.timers.len() > TIMERS_FREE + 2 * self.live {
+                self.tidy(seat);
+            }
         }
+    }
+
+    /// Forgets timers that mean nothing any more: those behind a timer that is still to come would stay until their time.
+    /// `out` is the session that is taken out.
+    fn tidy(&mut self, out: &Seat) {
+        let places = &self.places;
+        self.timers.retain(|&Reverse((at, ticket))| {
+            let place = &places[ticket.index as usize];
+            let seat = if ticket == out.ticket { Some(out) } else { place.seat.as_deref() };
+            place.generation == ticket.generation && seat.is_none_or(|seat| seat.armed == Some(at))
+        });
     }
 
     /// The next session whose time has come.
@@ -206,6 +225,12 @@ impl Seats {
                 return Some(ticket);
             }
         }
+    }
+
+    /// Entries in the heap of timers.
+    #[cfg(test)]
+    pub(super) fn timers(&self) -> usize {
+        self.timers.len()
     }
 
     /// When [`Seats::expired`] has something; early rather than late.

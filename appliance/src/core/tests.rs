@@ -1,5 +1,6 @@
 //! A core between a peer and a node that are shards of their own, over ports in memory and a clock of our own.
 
+mod books;
 mod rig;
 
 use std::time::Duration;
@@ -273,6 +274,23 @@ fn shutting_down_leaves_nothing_behind() {
     assert!(peers.iter().all(|&peer| world.peer.closed(peer) == Some(FlowReason::Reset)));
     let statistics = world.statistics();
     assert_eq!((statistics.shard.buffer_bytes, statistics.pools[0].taken), (0, 0));
+}
+
+#[test]
+fn timers_of_sessions_that_are_over_are_forgotten() {
+    let mut world = World::relays(Plan::default());
+    // Its deadline is the first of all, so nothing behind it is looked at.
+    world.begin(OTHER_PEER).unwrap();
+    while world.turn() {}
+    for _ in 0..600 {
+        let peer = world.begin(PEER).unwrap();
+        while world.turn() {}
+        assert_eq!(world.statistics().sessions, 2);
+        world.peer.abort(peer);
+        while world.turn() {}
+    }
+    assert_eq!(world.statistics().sessions, 1);
+    assert!(world.timers() <= 512, "{} timers for one session", world.timers());
 }
 
 #[test]

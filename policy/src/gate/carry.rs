@@ -49,6 +49,16 @@ struct Passing {
     left: u64,
     streams: bool,
     claim: Claim,
+    /// When it began; moved on by the time in which the peer was not read.
+    begun: Instant,
+}
+
+impl Passing {
+    /// When more of it must have come: at the minimum rate, what has come so far took until then. What was announced and
+    /// does not come holds its claim for the time of grace and no longer.
+    fn due(&self, rate: u32) -> Instant {
+        self.begun + GRACE + at_rate(self.total - self.left, rate)
+    }
 }
 
 /// A large message's claim to memory: here where it is held, at the node where it streams.
@@ -113,6 +123,7 @@ impl Inbound {
                 return Err(Reason::EnvelopeMalformed);
             }
             fill(passing, bytes, through.writer);
+            self.due = Some(passing.due(through.rate));
         } else if !bytes.is_empty() {
             return Err(Reason::EnvelopeMalformed);
         }
@@ -128,11 +139,11 @@ impl Inbound {
             return Err(Reason::MessageTooLarge);
         }
         let claim = if total > FREE { Claim::new(budget, total, now) } else { Claim::Free };
-        self.due = Some(now + GRACE + at_rate(total, through.rate));
         let first = if streams { total.min(FRAGMENT_TO_NODE) } else { total };
         through.writer.begin(first, true, first == total, true);
         through.writer.push(self.scan.seen());
-        self.passing = Some(Passing { total, left: total - self.scan.seen().len() as u64, streams, claim });
+        self.passing =
+            Some(Passing { total, left: total - self.scan.seen().len() as u64, streams, claim, begun: now });
         Ok(())
     }
 
@@ -191,7 +202,11 @@ impl Inbound {
         }
         self.passed = None;
         if let Some(paused) = self.paused.take() {
-            self.due = self.due.map(|due| due + now.saturating_sub(paused));
+            let paused = now.saturating_sub(paused);
+            self.due = self.due.map(|due| due + paused);
+            if let Some(passing) = &mut self.passing {
+                passing.begun += paused;
+            }
         }
     }
 

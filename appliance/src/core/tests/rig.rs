@@ -31,6 +31,7 @@ const ABSENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
 const PORT: u16 = 8444;
 
 /// How a world differs from the usual one.
+#[derive(Debug)]
 pub(super) struct Plan {
     /// Nodes that refuse connections, before all others.
     pub(super) dead_nodes: usize,
@@ -101,6 +102,12 @@ impl World {
         flow
     }
 
+    /// A connection from one of the peer's addresses, if there is room for it; nothing is waited for.
+    pub(super) fn begin(&mut self, from: IpAddr) -> Option<FlowId> {
+        let to = Target { link: LinkId(0), address: SERVICE.into(), port: PORT };
+        self.peer.shard.connect(self.now, to, Source::Transparent(from.into(), 0)).ok()
+    }
+
     /// The peer says something, and everything that follows at once happens.
     pub(super) fn say(&mut self, flow: FlowId, bytes: &[u8]) {
         assert_eq!(self.peer.say(flow, bytes), bytes.len());
@@ -153,6 +160,29 @@ impl World {
 
     pub(super) fn is_empty(&self) -> bool {
         self.core.is_empty()
+    }
+
+    /// Entries in the heap of timers, those that mean nothing any more included.
+    pub(super) fn timers(&self) -> usize {
+        self.core.seats.timers()
+    }
+
+    /// Everything that a session may hold beside its seat, which nobody may hold any more: identities, places in the
+    /// queue of the ready, steps of work, slots and places in the pools, flows and their buffers.
+    pub(super) fn holdings(&self) -> Vec<(&'static str, usize)> {
+        let statistics = self.statistics();
+        let pool = &statistics.pools[0];
+        vec![
+            ("sessions", statistics.sessions),
+            ("identities", self.core.holders.len()),
+            ("ready", self.core.ready.len()),
+            ("work", statistics.work.waiting),
+            ("slots", pool.taken),
+            ("waiting", pool.waiting),
+            ("sessions of nodes", pool.nodes.iter().map(|(_, node)| node.sessions).sum()),
+            ("flows", statistics.shard.flows),
+            ("buffers", statistics.shard.buffer_bytes),
+        ]
     }
 
     pub(super) fn statistics(&self) -> CoreStatistics {
@@ -389,6 +419,12 @@ impl Session for Script {
                     self.requests.push_back(Request::Work(Box::new(Step { panics: *word == b'w' })));
                 }
                 b'!' => panic!("as the script says"),
+                b'E' if self.verdict.is_none() => {
+                    self.verdict = Some(Reason::Finished);
+                    for leg in [Leg::Public, Leg::Private] {
+                        self.requests.push_back(Request::Close(leg, Close::Finish(Reason::Finished)));
+                    }
+                }
                 _ => {}
             }
         }

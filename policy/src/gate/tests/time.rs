@@ -139,6 +139,19 @@ fn a_message_that_drips() {
 }
 
 #[test]
+fn a_message_that_is_announced_and_does_not_come_holds_no_memory_of_others() {
+    let mut world = World::open();
+    let held = world.gate.exchange.config.budgets.held.clone();
+    let all = held.free();
+    world.say(&binary(&message(27, 2_000_000))[..200_000]);
+    assert!(held.free() < all);
+    // 10 s of grace, and 6 s for what came.
+    let mut world = ends_after(world, 17, Reason::TooSlow);
+    world.run();
+    assert_eq!(held.free(), all);
+}
+
+#[test]
 fn the_time_while_a_peer_is_not_read_does_not_count_against_it() {
     let block = message(27, 500_000);
     let frame = binary(&block);
@@ -150,10 +163,10 @@ fn the_time_while_a_peer_is_not_read_does_not_count_against_it() {
     world.wait(29);
     node(&mut world, true);
     world.run();
-    // 10 s of grace and 15 s at the minimum rate are left, as if no time had passed.
-    world.wait(24);
+    // 10 s of grace and 12 s at the minimum rate for what came are left, as if no time had passed.
+    world.wait(22);
     assert_eq!(world.verdict(), None);
-    world.wait(2);
+    world.wait(1);
     assert_eq!(world.verdict(), Some(Reason::TooSlow));
 }
 
