@@ -59,9 +59,11 @@ impl Index {
         (hash.0 & 0x7fff_ffff) << 32
     }
 
-    /// Reads the bucket of `hash`, so that a batch's lookups overlap their cache misses.
+    /// Asks for the bucket of `hash`, so that a batch's lookups overlap their cache misses. A plain read would do so too,
+    /// but hold up what follows it for as long as the miss lasts.
+    #[inline]
     pub(crate) fn touch(&self, hash: KeyHash) {
-        std::hint::black_box(self.entries[self.home(Self::tag(hash))]);
+        prefetch_index::prefetch_index(&self.entries, self.home(Self::tag(hash)));
     }
 
     /// The slot whose hash fits and that `matches` accepts.

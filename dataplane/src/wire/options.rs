@@ -30,7 +30,8 @@ pub(crate) struct Found {
 
 impl Found {
     /// Walks over option bytes. Unknown kinds and known kinds with a wrong length are skipped, as kernels do; a length
-    /// that runs past the header refuses the segment. Of an option that comes twice the last one counts.
+    /// that runs past the header refuses the segment. Of an option that comes twice the last one counts. The layouts that
+    /// Linux gives to established segments and to SYNs are recognised whole.
     pub(crate) fn walk(bytes: &[u8]) -> Result<Found, Reason> {
         let mut found = Found::default();
         if let Ok(only) = <&[u8; 12]>::try_from(bytes)
@@ -38,6 +39,39 @@ impl Found {
         {
             found.note(TIMESTAMPS, &only[4..], 4);
             return Ok(found);
+        }
+        if let Ok(
+            &[
+                MSS,
+                4,
+                m0,
+                m1,
+                SACK_PERMITTED,
+                2,
+                TIMESTAMPS,
+                10,
+                a,
+                b,
+                c,
+                d,
+                e,
+                f,
+                g,
+                h,
+                NOP,
+                WINDOW_SCALE,
+                3,
+                shift,
+            ],
+        ) = <&[u8; 20]>::try_from(bytes)
+        {
+            return Ok(Found {
+                mss: Some(u16::from_be_bytes([m0, m1])),
+                window_scale: Some(shift),
+                sack_permitted: true,
+                timestamps: Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))),
+                sack: (0, 0),
+            });
         }
         let mut at = 0;
         while let Some(&kind) = bytes.get(at) {
