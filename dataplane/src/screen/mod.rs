@@ -280,6 +280,7 @@ struct Reply {
 
 /// Writes a reply over the packet that asked for it. It gets only the room that the packet took, so that never more
 /// bytes go out than came in.
+#[inline]
 fn write(bytes: &mut [u8], packet: &Packet, reply: Reply) -> Option<usize> {
     let head = Head {
         key: &packet.key(),

@@ -110,6 +110,7 @@ struct Written {
 
 impl Head<'_> {
     /// Writes a segment without payload, checksum complete; gives its length.
+    #[inline]
     pub(crate) fn build(&self, frame: &mut [u8]) -> Option<usize> {
         let Written { start, end, pseudo, header } = self.write(frame, 0)?;
         *frame.get_mut(start + CHECKSUM_OFFSET..)?.first_chunk_mut()? = finish(pseudo + header);
@@ -117,6 +118,7 @@ impl Head<'_> {
     }
 
     /// Writes all headers in front of `payload` bytes. The TCP checksum stays zero.
+    #[inline]
     fn write(&self, frame: &mut [u8], payload: usize) -> Option<Written> {
         let options = self.options.words();
         let length = TCP_HEADER + 4 * options.len() + payload;
@@ -134,6 +136,7 @@ impl Head<'_> {
         Some(Written { start, end: start + length - payload, pseudo, header })
     }
 
+    #[inline]
     fn write_link(&self, frame: &mut [u8], ethertype: u16) -> Option<usize> {
         let (Mac([d0, d1, d2, d3, d4, d5]), Mac([s0, s1, s2, s3, s4, s5])) = (self.destination, self.source);
         let [t0, t1] = if self.tag.is_some() { ETHERTYPE_VLAN } else { ethertype }.to_be_bytes();
@@ -145,6 +148,7 @@ impl Head<'_> {
     }
 
     /// The fixed part of the TCP header, without its checksum.
+    #[inline]
     fn tcp(&self) -> [u32; TCP_HEADER / 4] {
         let offset = (TCP_HEADER / 4 + self.options.words().len()) as u32;
         [
@@ -159,6 +163,7 @@ impl Head<'_> {
 
 /// Writes an IPv4 header for `length` bytes of TCP, not to be fragmented and hence with identification zero (RFC 6864,
 /// section 4.1); gives its length and the sum of the pseudo-header.
+#[inline]
 fn write_ipv4(into: &mut [u8], key: &FlowKey, length: usize) -> Option<(usize, u64)> {
     let total = u16::try_from(IPV4_HEADER + length).ok()?;
     let (source, destination) = (key.local.bits() as u32, key.remote.v4().map(u32::from_be_bytes)?);
@@ -175,6 +180,7 @@ fn write_ipv4(into: &mut [u8], key: &FlowKey, length: usize) -> Option<(usize, u
 }
 
 /// Writes an IPv6 header for `length` bytes of TCP; gives its length and the sum of the pseudo-header.
+#[inline]
 fn write_ipv6(into: &mut [u8], key: &FlowKey, length: usize) -> Option<(usize, u64)> {
     if key.remote.is_v4() {
         return None;

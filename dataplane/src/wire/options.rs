@@ -134,6 +134,7 @@ pub(crate) struct Emitted {
 impl Emitted {
     /// Lays `options` out: MSS, SACK permitted, timestamps and window scale in the order of a SYN, then as many SACK
     /// blocks as fit (RFC 2018, section 3). They never take more room than the same options in a peer's header.
+    #[inline]
     pub(crate) fn new(options: &Options) -> Self {
         let mut emitted = Emitted { words: [0; OPTIONS_MAX / 4], count: 0 };
         if let Some(mss) = options.mss {
@@ -154,6 +155,7 @@ impl Emitted {
         emitted
     }
 
+    #[inline]
     fn push(&mut self, word: u32) {
         if let Some(place) = self.words.get_mut(self.count) {
             *place = word;
@@ -175,6 +177,7 @@ impl Emitted {
     }
 
     /// The words, to be written in the byte order of the wire.
+    #[inline]
     pub(crate) fn words(&self) -> &[u32] {
         &self.words[..self.count]
     }

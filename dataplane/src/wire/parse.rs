@@ -130,6 +130,7 @@ impl Packet {
     }
 
     /// Offset of the TCP, ICMP or ICMPv6 header; for ARP, of the message.
+    #[inline]
     pub fn transport(&self) -> usize {
         usize::from(self.transport)
     }
@@ -257,6 +258,7 @@ fn arp(bytes: &[u8], packet: &mut Packet) -> Result<(), Reason> {
     Ok(())
 }
 
+#[inline]
 fn ipv4(bytes: &[u8], meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
     const MORE_OR_OFFSET: u16 = 0x3fff;
     let network = packet.network();
@@ -357,6 +359,7 @@ fn transport(message: &[u8], pseudo: u64, meta: &Meta, packet: &mut Packet) -> R
     Ok(())
 }
 
+#[inline]
 fn tcp(segment: &[u8], meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
     let header = segment.first_chunk::<TCP_HEADER>().ok_or(Reason::Truncated)?;
     let data = usize::from(header[12] >> 4) * 4;
