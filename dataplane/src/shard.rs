@@ -463,7 +463,7 @@ impl Shard {
             return Verdict::Done;
         }
         match self.engine.waiting(now, hash, &key, || packet.segment(pool.bytes(frame))) {
-            Waiting::Stranger => self.stranger(now, link, packet, pool, frame),
+            Waiting::Stranger => self.stranger(now, link, packet, hash, pool, frame),
             Waiting::Consumed | Waiting::Dropped(_) => Verdict::Done,
         }
     }
@@ -492,6 +492,7 @@ impl Shard {
         now: Instant,
         link: LinkId,
         packet: &Packet,
+        hash: KeyHash,
         pool: &mut P,
         frame: &mut Frame,
     ) -> Verdict {
@@ -501,7 +502,7 @@ impl Shard {
         }
         let found = self.listeners.find(link, packet.destination, packet.destination_port);
         let listener = found.map(|(_, listener)| listener);
-        match self.screen.stranger(now, &attached.rules, packet, pool.bytes_mut(frame), listener) {
+        match self.screen.stranger(now, &attached.rules, packet, hash.offset(), pool.bytes_mut(frame), listener) {
             screen::Answer::Reply(len) => Verdict::Reply(len),
             screen::Answer::Refuse(len, reason) => {
                 self.statistics.reasons.count(reason);

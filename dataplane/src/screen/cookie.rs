@@ -1,5 +1,5 @@
 //! The SYN cookie: everything about a half-open connection that must come back, in 32 bits of our initial sequence
-//! number, and the timestamp clock that goes with it.
+//! number.
 //!
 //! ```text
 //!  31       30 29   28 27 26     25 ... 20          19 ... 0
@@ -19,7 +19,7 @@
 use sha2::{Digest, Sha256};
 
 use super::Master;
-use crate::sip::{Addresses, Sip13, SipKey, addresses, flow13, ports};
+use crate::sip::{Addresses, Sip13, SipKey, addresses, ports};
 use crate::wire::{FlowKey, Seq};
 
 /// Length of a slot, in milliseconds of UTC.
@@ -69,13 +69,11 @@ pub enum Verdict {
 struct Generation {
     from: u64,
     master: Master,
-    /// Keys the offset of the timestamp clock. Not renewed with the slot: the clock must not jump.
-    stamps: SipKey,
 }
 
 impl Generation {
     fn new(master: Master, from: u64) -> Self {
-        Generation { from, stamps: derive(&master, b"tsval offset", 0), master }
+        Generation { from, master }
     }
 }
 
@@ -134,13 +132,6 @@ impl Cookies {
             (0, _) => Verdict::Tuple,
             _ => Verdict::Foreign,
         }
-    }
-
-    /// The timestamp clock of a 4-tuple (RFC 7323, section 5.4): UTC milliseconds and an offset that tells strangers
-    /// nothing. All appliances of a fleet show the same.
-    pub fn stamp(&self, unix_ms: u64, flow: &FlowKey) -> u32 {
-        let offset = flow13(&self.generation(unix_ms / SLOT_MS).stamps, flow);
-        (unix_ms as u32).wrapping_add(offset as u32)
     }
 
     fn in_slot(&mut self, slot: u64, flow: &FlowKey, irs: Seq, choice: Choice) -> Seq {

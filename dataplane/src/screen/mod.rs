@@ -115,12 +115,15 @@ impl Screen {
         self.cookies.rotate(master, from_unix_ms);
     }
 
-    /// Judges a TCP segment that belongs to no flow. `bytes` are those of `packet`; the answer is written over them.
+    /// Judges a TCP segment that belongs to no flow. `bytes` are those of `packet`; the answer is written over them. `offset`
+    /// is a number that the 4-tuple decides and nobody else can guess: where its timestamp clock begins (RFC 7323, section
+    /// 5.4; the flow goes on from the value that comes back).
     pub fn stranger(
         &mut self,
         now: Instant,
         link: &LinkRules,
         packet: &Packet,
+        offset: u32,
         bytes: &mut [u8],
         listener: Option<&Listener>,
     ) -> Answer {
@@ -134,7 +137,7 @@ impl Screen {
             };
         };
         match (packet.flags.has(Flags::SYN), packet.flags.has(Flags::ACK)) {
-            (true, false) => self.syn_ack(now, link, packet, bytes),
+            (true, false) => self.syn_ack(now, link, packet, offset, bytes),
             (true, true) => self.reset(now, packet, bytes, Reason::NoFlow),
             (false, _) => self.returned(now, link, packet, bytes, listener.accept),
         }
@@ -142,7 +145,14 @@ impl Screen {
 
     /// Answers a SYN with a cookie. Also for 4-tuples whose TIME-WAIT flow allows it (RFC 6191). What else the SYN may
     /// carry (data, fast open, ECN, unknown options) is passed over: the answer is the plain one.
-    pub fn syn_ack(&mut self, now: Instant, link: &LinkRules, packet: &Packet, bytes: &mut [u8]) -> Answer {
+    pub fn syn_ack(
+        &mut self,
+        now: Instant,
+        link: &LinkRules,
+        packet: &Packet,
+        offset: u32,
+        bytes: &mut [u8],
+    ) -> Answer {
         if !self.cap.take(now, packet.source) {
             return Answer::Drop(Reason::ReplyCap);
         }
@@ -155,7 +165,7 @@ impl Screen {
             sack_permitted: offer.sack_permitted,
             timestamps: offer
                 .timestamps
-                .map(|(value, _)| (synack::stamp(self.cookies.stamp(utc, &flow), offer), value)),
+                .map(|(value, _)| (synack::stamp(utc, offset, offer), value)),
             ..Options::default()
         };
         let iss = self.cookies.make(utc, &flow, irs, choice);

@@ -62,8 +62,10 @@ pub(super) fn choose(offer: &Found, table: &[u16; 4]) -> Choice {
     Choice { mss: mss as u8, profile }
 }
 
-/// Puts the SYN's options into the low bits of our TSval. The clock loses nothing: it still never runs backwards.
-pub(super) fn stamp(clock: u32, offer: &Found) -> u32 {
+/// Our TSval: milliseconds of UTC from an offset that the 4-tuple decides, with the SYN's options in its low bits. The
+/// clock loses nothing by that: it still never runs backwards.
+pub(super) fn stamp(unix_ms: u64, offset: u32, offer: &Found) -> u32 {
+    let clock = (unix_ms as u32).wrapping_add(offset);
     let scale = offer.window_scale.map_or(NO_SCALE, |scale| scale.min(SCALE_MAX).into());
     clock >> STAMP_BITS << STAMP_BITS | u32::from(offer.sack_permitted) << 4 | scale
 }

@@ -26,7 +26,7 @@ fn ask(
     link: &LinkRules,
 ) -> Answer {
     let packet = parse(frame, &Meta::default(), link).expect("a good frame");
-    screen.stranger(Instant::from_millis(at), link, &packet, frame, listener)
+    screen.stranger(Instant::from_millis(at), link, &packet, 0x5eed_0000, frame, listener)
 }
 
 /// Shows a segment to the screen.

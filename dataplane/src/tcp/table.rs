@@ -10,6 +10,13 @@ use crate::wire::FlowKey;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyHash(u64);
 
+impl KeyHash {
+    /// The half that the table does not use: a number that the 4-tuple decides and nobody can guess.
+    pub fn offset(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
 /// Hashes 4-tuples under a secret.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Keyed(SipKey);
