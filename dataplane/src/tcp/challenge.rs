@@ -1,7 +1,8 @@
 //! The budget for ACKs that answer segments which look like an attack (RFC 5961, section 7).
 //!
-//! Each flow answers at most ten a second; all flows together share an allowance whose size differs from second to second,
-//! so that nobody can count it from outside and learn from it whether a flow exists (CVE-2016-5696).
+//! Each flow answers at most ten a second. For resets, SYNs and impossible acknowledgements all flows together share an
+//! allowance too, whose size differs from second to second, so that nobody can count it from outside and learn from it
+//! whether a flow exists (CVE-2016-5696).
 
 use std::time::Duration;
 

@@ -35,7 +35,7 @@ impl Connection {
         }
         // First: sequence number, and PAWS before it (RFC 7323, section 5.3).
         if let Some(reason) = self.unacceptable(now, segment) {
-            return Outcome::Dropped(self.refuse(now, segment, reason, shared));
+            return Outcome::Dropped(self.refuse(now, segment, reason));
         }
         // Second: reset, believed only with the exact number (RFC 5961, section 3.2).
         if segment.flags.has(Flags::RST) {
@@ -97,7 +97,7 @@ impl Connection {
     }
 
     /// Answers an unacceptable segment with an ACK, unless it is a reset.
-    fn refuse(&mut self, now: Instant, segment: &Segment<'_>, reason: Reason, shared: &mut Shared) -> Reason {
+    fn refuse(&mut self, now: Instant, segment: &Segment<'_>, reason: Reason) -> Reason {
         if segment.flags.has(Flags::RST) {
             return reason;
         }
@@ -105,7 +105,9 @@ impl Connection {
         let next = self.rcv_nxt();
         let honest = end.after(segment.seq) && end.at_most(next) && next - segment.seq <= DUPLICATE_REACH;
         if !honest || reason != Reason::OutOfWindow {
-            return self.challenge(now, reason, shared);
+            // Keep-alives and window probes look like this too, so what all flows share has no say in it: whoever used it up
+            // would silence everybody's.
+            return self.answer(now, reason);
         }
         // Our ACK was lost: the peer waits for it.
         self.receive.duplicate = Some((segment.seq, end));
@@ -115,8 +117,20 @@ impl Connection {
 
     /// Has a challenge ACK sent, if the budgets allow (RFC 5961, section 7).
     fn challenge(&mut self, now: Instant, reason: Reason, shared: &mut Shared) -> Reason {
-        let rested = self.receive.challenged_at.is_none_or(|at| now.since(at) >= SPACING);
-        if !rested || !shared.challenge.take(now) {
+        match self.rested(now) && shared.challenge.take(now) {
+            true => self.answer(now, reason),
+            false => Reason::ChallengeCap,
+        }
+    }
+
+    /// Whether the flow's own budget allows an ACK to something that looks like an attack.
+    fn rested(&self, now: Instant) -> bool {
+        self.receive.challenged_at.is_none_or(|at| now.since(at) >= SPACING)
+    }
+
+    /// Has an ACK sent, if the flow's own budget allows.
+    fn answer(&mut self, now: Instant, reason: Reason) -> Reason {
+        if !self.rested(now) {
             return Reason::ChallengeCap;
         }
         self.receive.challenged_at = Some(now);

@@ -148,6 +148,22 @@ fn a_window_that_only_blinks_ends_the_flow_too() {
 }
 
 #[test]
+fn others_challenges_do_not_silence_keep_alives_and_probes() {
+    let mut solo = Solo::new(plain());
+    // Whoever sends SYNs on some hundred flows of his own uses up what all flows share.
+    while solo.engine.shared.challenge.take(solo.now) {}
+    let keep_alive = u32::MAX;
+    assert_eq!(solo.peer(keep_alive, 0, ACK, b""), Err(Reason::OutOfWindow));
+    assert_eq!(solo.acked(), Some(0));
+    // One flow alone still gets no more than ten a second.
+    assert_eq!(solo.peer(keep_alive, 0, ACK, b""), Err(Reason::ChallengeCap));
+    assert_eq!(solo.acked(), None);
+    solo.pass(Duration::from_millis(100));
+    assert_eq!(solo.peer(keep_alive, 0, ACK, b""), Err(Reason::OutOfWindow));
+    assert_eq!(solo.acked(), Some(0));
+}
+
+#[test]
 fn a_peer_that_probes_our_closed_window_is_heard() {
     let mut solo = Solo::new(plain());
     solo.flow().limit_window(0);
