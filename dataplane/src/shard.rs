@@ -370,7 +370,7 @@ impl Shard {
         };
         let key = |local_port| FlowKey { local, remote: to.address, local_port, remote_port: to.port };
         let engine = &self.engine;
-        let free = |port: u16| port != 0 && engine.lookup(&key(port)).is_none();
+        let free = |port: u16| port != 0 && !engine.taken(now, &key(port));
         let port = if free(wanted) { Some(wanted) } else { self.ports.choose(&key(0), free) };
         let key = key(port.ok_or(Reason::TableFull)?);
         if let Some(victim) = self.admission.admit_own()? {
@@ -387,12 +387,15 @@ impl Shard {
         self.engine.flow(id)
     }
 
-    /// Changes what admission and eviction think of a flow. From [`Standing::Proven`] on it has no handshake deadline.
+    /// Changes what admission, eviction and the receive window think of a flow. From [`Standing::Proven`] on it has no handshake deadline.
     pub fn standing(&mut self, id: FlowId, standing: Standing) {
         let Some(Some(accepted)) = self.accepted.get_mut(id.slot as usize) else { return };
         if accepted.id == id {
             accepted.stranger = standing == Standing::Stranger;
             self.admission.standing(id, standing);
+            if let Some(mut flow) = self.engine.flow(id) {
+                flow.set_standing(standing);
+            }
         }
     }
 

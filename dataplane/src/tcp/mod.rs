@@ -249,8 +249,7 @@ impl Engine {
         if usize::from(link.0) >= self.outlets.len() {
             return Err(Reason::NoRoute);
         }
-        let resting = self.time_waits.get(hash, &key).is_some_and(|entry| entry.until > now);
-        if resting || self.find(hash, &key).is_some() {
+        if self.taken(now, &key) {
             return Err(Reason::Refused);
         }
         // RFC 6528, section 3: a keyed hash of the 4-tuple plus a clock of four microseconds. The direction of the tuple is
@@ -270,6 +269,13 @@ impl Engine {
         let id = self.place(hash, connection)?;
         self.wake(id.slot);
         Ok(id)
+    }
+
+    /// Whether a 4-tuple cannot be used for a connection of our own: it has a flow, or rests in TIME-WAIT.
+    pub fn taken(&self, now: Instant, key: &FlowKey) -> bool {
+        let hash = self.keyed.hash(key);
+        let resting = self.time_waits.get(hash, key).is_some_and(|entry| entry.until > now);
+        resting || self.find(hash, key).is_some()
     }
 
     fn place(&mut self, hash: KeyHash, connection: Connection) -> Result<FlowId, Reason> {

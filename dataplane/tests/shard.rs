@@ -1,0 +1,242 @@
+//! A shard with a public and a private link, driven from outside: a peer and a node are shards of their own on the other
+//! ends of the wires.
+
+use std::time::Duration;
+
+use hedgerow_dataplane::admit::Limits;
+use hedgerow_dataplane::frame::{Abilities, Batch, Frame, Meta, Pool};
+use hedgerow_dataplane::link::{Claiming, LinkConfig, Prefix};
+use hedgerow_dataplane::screen::{Master, ScreenConfig};
+use hedgerow_dataplane::shard::{
+    Accept, Config, Event, FlowId, Listener, Shard, ShardIndex, ShardLink, Source, Standing, Target,
+};
+use hedgerow_dataplane::tcp::EngineConfig;
+use hedgerow_dataplane::wire::{self, Address, LinkId, LinkRules, Mac, Segment};
+use hedgerow_dataplane::{Instant, Reason};
+
+const PUBLIC: LinkId = LinkId(0);
+const PRIVATE: LinkId = LinkId(1);
+const PORT: u16 = 8444;
+const SLOT: usize = 2048;
+
+/// Memory for frames.
+struct Heap {
+    slots: Vec<[u8; SLOT]>,
+    free: Vec<u32>,
+}
+
+impl Pool for Heap {
+    fn allocate(&mut self) -> Option<Frame> {
+        self.free.pop().map(|slot| Frame::new(slot, 0, 0))
+    }
+    fn release(&mut self, frame: Frame) {
+        self.free.push(frame.slot());
+    }
+    fn bytes(&self, frame: &Frame) -> &[u8] {
+        &self.slots[frame.slot() as usize][..frame.len()]
+    }
+    fn bytes_mut(&mut self, frame: &mut Frame) -> &mut [u8] {
+        &mut self.slots[frame.slot() as usize][..frame.len()]
+    }
+    fn resize(&mut self, frame: &mut Frame, len: usize) -> bool {
+        let fits = len <= SLOT;
+        if fits {
+            frame.set_len(len as u32);
+        }
+        fits
+    }
+}
+
+/// A shard and its memory.
+struct End {
+    shard: Shard,
+    pool: Heap,
+    events: Vec<Event>,
+}
+
+fn v4(bytes: [u8; 4]) -> Address {
+    Address::from_v4(bytes)
+}
+
+fn mac(address: [u8; 4]) -> Mac {
+    let [a, b, c, d] = address;
+    Mac([2, 0, a, b, c, d])
+}
+
+impl End {
+    /// A shard with a link per address that listens on [`PORT`] of each.
+    fn new(addresses: &[[u8; 4]]) -> Self {
+        let link = |&address: &[u8; 4]| {
+            let abilities = Abilities {
+                mac: mac(address),
+                mtu: 1500,
+                frame_bytes: SLOT,
+                frames: 256,
+                checksum: false,
+                segmentation: 0,
+                vlan: false,
+                lanes: false,
+                mode: "test".into(),
+            };
+            let link = LinkConfig {
+                addresses: vec![Prefix { address: v4(address), length: 24 }],
+                claiming: Claiming::Silent,
+                ..LinkConfig::default()
+            };
+            ShardLink::new(link, &abilities)
+        };
+        let listener =
+            |link| Listener { link: LinkId(link), address: None, port: PORT, accept: Accept::Handshake };
+        let config = Config {
+            links: addresses.iter().map(link).collect(),
+            listeners: (0..addresses.len() as u8).map(listener).collect(),
+            admit: Limits::default(),
+            engine: EngineConfig { flows: 64, blocks: 64, ..EngineConfig::default() },
+            screen: ScreenConfig::default(),
+            cookie_secret: Master([1; 32]),
+            seed: [addresses[0][3]; 32],
+            index: ShardIndex::default(),
+        };
+        let mut shard = Shard::new(&config, Instant::ZERO);
+        shard.set_utc(Instant::ZERO, 1_800_000_000_000);
+        let pool = Heap { slots: vec![[0; SLOT]; 256], free: (0..256).collect() };
+        End { shard, pool, events: Vec::new() }
+    }
+
+    /// Takes in frames; gives what it answers and what it has to say.
+    fn turn(&mut self, now: Instant, link: LinkId, frames: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        let (mut rx, mut tx, mut said) = (Batch::new(), Batch::new(), Vec::new());
+        for bytes in frames {
+            let mut frame = self.pool.allocate().expect("memory");
+            assert!(self.pool.resize(&mut frame, bytes.len()));
+            self.pool.bytes_mut(&mut frame).copy_from_slice(&bytes);
+            rx.push(frame, Meta::default()).expect("few frames");
+        }
+        self.shard.ingest(now, link, &mut self.pool, &mut rx, &mut tx);
+        self.shard.advance(now);
+        self.shard.transmit(now, link, &mut self.pool, &mut tx, 32);
+        for (frame, _) in tx.drain(64) {
+            said.push(self.pool.bytes(&frame).to_vec());
+            self.pool.release(frame);
+        }
+        while let Some(event) = self.shard.event(now) {
+            self.events.push(event);
+        }
+        said
+    }
+
+    /// The flow of the first event that `which` names.
+    fn seen(&self, which: impl Fn(&Event) -> Option<FlowId>) -> Option<FlowId> {
+        self.events.iter().find_map(which)
+    }
+}
+
+/// Hedgerow between a peer on its public link and a node on its private one.
+struct World {
+    now: Instant,
+    shard: End,
+    others: [End; 2],
+    /// Frames on their way to the shard, by link.
+    inbound: [Vec<Vec<u8>>; 2],
+    /// Everything that the shard ever sent, by link.
+    sent: [Vec<Vec<u8>>; 2],
+}
+
+const OUTSIDE: [u8; 4] = [192, 0, 2, 1];
+const INSIDE: [u8; 4] = [10, 0, 0, 1];
+const PEER: [u8; 4] = [192, 0, 2, 9];
+const NODE: [u8; 4] = [10, 0, 0, 9];
+
+impl World {
+    fn new() -> Self {
+        World {
+            now: Instant::from_millis(1_000),
+            shard: End::new(&[OUTSIDE, INSIDE]),
+            others: [End::new(&[PEER]), End::new(&[NODE])],
+            inbound: [Vec::new(), Vec::new()],
+            sent: [Vec::new(), Vec::new()],
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += Duration::from_millis(1);
+            for link in [PUBLIC, PRIVATE] {
+                let at = usize::from(link.0);
+                let frames = std::mem::take(&mut self.inbound[at]);
+                let said = self.shard.turn(self.now, link, frames);
+                self.sent[at].extend(said.iter().cloned());
+                self.inbound[at] = self.others[at].turn(self.now, LinkId(0), said);
+            }
+        }
+    }
+
+    /// The peer connects; the shard's flow and the peer's.
+    fn accepted(&mut self) -> (FlowId, FlowId) {
+        let target = Target { link: LinkId(0), address: v4(OUTSIDE), port: PORT };
+        self.others[0].shard.connect(self.now, target, Source::Own).expect("a route and room");
+        self.run(Duration::from_millis(20));
+        let accepted = |event: &Event| match event {
+            Event::Accepted(id, _) => Some(*id),
+            _ => None,
+        };
+        let connected = |event: &Event| match event {
+            Event::Connected(id) => Some(*id),
+            _ => None,
+        };
+        let ours = self.shard.seen(accepted).expect("accepted");
+        (ours, self.others[0].seen(connected).expect("connected"))
+    }
+
+    fn dial(&mut self, source: Source) -> Result<FlowId, Reason> {
+        let target = Target { link: PRIVATE, address: v4(NODE), port: PORT };
+        self.shard.shard.connect(self.now, target, source)
+    }
+}
+
+/// What the last TCP frame to `to` says.
+fn last<T>(frames: &[Vec<u8>], to: [u8; 4], what: impl Fn(&Segment<'_>) -> T) -> Option<T> {
+    let rules = LinkRules { mac: mac(to), vlan: None, mtu: 1500, resets: true };
+    frames.iter().rev().find_map(|bytes| {
+        let packet = wire::parse(bytes, &Meta::default(), &rules).ok()?;
+        (packet.kind == wire::Kind::Tcp).then(|| what(&packet.segment(bytes)))
+    })
+}
+
+#[test]
+fn the_window_of_a_proven_peer_is_not_a_strangers() {
+    let mut world = World::new();
+    let (id, peer) = world.accepted();
+    let say = |world: &mut World| {
+        world.others[0].shard.flow(peer).expect("the peer's flow").write(b"more");
+        world.run(Duration::from_millis(60));
+        last(&world.sent[0], PEER, |segment| u32::from(segment.window) << 8).expect("an ACK")
+    };
+    assert!(say(&mut world) <= 18 << 10);
+    world.shard.shard.standing(id, Standing::Proven);
+    assert!(say(&mut world) > 63 << 10);
+}
+
+#[test]
+fn a_source_port_at_rest_is_passed_over() {
+    let mut world = World::new();
+    let source = Source::Transparent(v4([198, 51, 100, 7]), 40_000);
+    let id = world.dial(source).expect("room");
+    world.run(Duration::from_millis(20));
+    let accepted = |event: &Event| match event {
+        Event::Accepted(id, _) => Some(*id),
+        _ => None,
+    };
+    let node = world.others[1].seen(accepted).expect("accepted");
+    // We close first, so that the tuple rests with us.
+    world.shard.shard.flow(id).expect("the flow").finish();
+    world.run(Duration::from_millis(20));
+    world.others[1].shard.flow(node).expect("the node's flow").finish();
+    world.run(Duration::from_millis(20));
+    assert!(world.shard.events.contains(&Event::Closed(id, Reason::Finished)));
+    let again = world.dial(source).expect("another port");
+    let key = world.shard.shard.flow(again).expect("the flow").key();
+    assert_eq!(key.local, v4([198, 51, 100, 7]));
+    assert_ne!(key.local_port, 40_000);
+}
