@@ -87,9 +87,12 @@ cargo_tests() {
   return "$status"
 }
 
+# build: all binaries and tests, with the features that every other suite uses.
+build() { cargo test --workspace --no-run 2>&1 | grep -v '^  Executable'; return "${PIPESTATUS[0]}"; }
+
 # system SUITE: builds the appliance and the system tests, and runs a suite of them in a sandbox.
 system() {
   need_sandbox
-  cargo build -p hedgerow -p hedgerow-tests || return
+  build || return
   HEDGEROW_TEST_PYTHON=${PYTHON:-} sandbox "$(target)/debug/hedgerow-tests" "$@"
 }

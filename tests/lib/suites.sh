@@ -1,5 +1,7 @@
 # The suites: one function each. A suite fails by its exit status; it counts its own tests with `count` if it can tell
 # them apart. Sourced by tests/run.
+#
+# They build with the same words (`--workspace`), so that one set of features is compiled once for all of them.
 
 suite unit "unit, property and model tests of every crate"
 suite_unit() {
@@ -16,12 +18,12 @@ suite_lint() {
 suite docs "rustdoc without warnings, links in documents"
 suite_docs() {
   RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps || return
-  cargo_tests -p hedgerow-tests --test texts
+  cargo_tests --workspace --test texts
 }
 
 suite licences "every dependency has a licence that deny.toml allows"
 suite_licences() {
-  cargo_tests -p hedgerow-tests --test licences || return
+  cargo_tests --workspace --test licences || return
   if command -v cargo-deny >/dev/null; then
     cargo deny --offline check licenses bans sources
   fi
@@ -29,21 +31,21 @@ suite_licences() {
 
 suite reasons "the operator's table of reasons against the code"
 suite_reasons() {
-  cargo_tests -p hedgerow-tests --test reasons
+  cargo_tests --workspace --test reasons
 }
 
 suite simulate "1,000 seeds of a simulated world, streams compared byte for byte"
 suite_simulate() {
   echo "SEED=N tests/run simulate repeats one seed and tells its story"
-  SEEDS=${SEEDS:-1000} cargo_tests -p hedgerow-lab --test simulation -- --nocapture
+  SEEDS=${SEEDS:-1000} cargo_tests --workspace --test simulation -- --nocapture
 }
 
 suite lab "hedgerow lab: good sessions succeed, floods are refused, strangers hold no memory"
 suite_lab() {
   need python3:python3
   local answer=$LOGS/lab.json
-  cargo build --release -p hedgerow || return
-  "$(target)/release/hedgerow" lab --seconds 3 --seed 7 --json >"$answer" || return
+  build || return
+  "$(target)/debug/hedgerow" lab --seconds 3 --seed 7 --json >"$answer" || return
   tail -n 1 "$answer"
   tail -n 1 "$answer" | python3 tests/lib/lab_answer.py
 }
