@@ -60,7 +60,7 @@ pub struct CoreConfig {
     pub listener_pools: Vec<usize>,
     /// The pools.
     pub pools: Vec<PoolConfig>,
-    /// Identities of the operator's own nodes.
+    /// Identities of the operator's own nodes, besides those that the pools' nodes show when they are dialled.
     pub own_nodes: Vec<PeerId>,
     /// Cryptographic steps of each kind that may wait.
     pub work_queue: usize,
@@ -202,6 +202,8 @@ pub struct Core<P> {
     /// Which session holds an identity, per pool.
     holders: BTreeMap<(usize, PeerId), Ticket>,
     work: WorkQueue,
+    /// It takes no new connections.
+    stopping: bool,
     ended: verdict::Counters,
     crashed: u64,
     events: VecDeque<SessionEvent>,
@@ -238,6 +240,7 @@ impl<P: Port> Core<P> {
             own_nodes: config.own_nodes.clone(),
             holders: BTreeMap::new(),
             work: WorkQueue::new(config.work_queue),
+            stopping: false,
             ended: verdict::Counters::default(),
             crashed: 0,
             events: VecDeque::new(),
@@ -283,12 +286,30 @@ impl<P: Port> Core<P> {
         pools.chain(self.shard.deadline()).chain(self.seats.deadline()).min()
     }
 
-    /// Ends all sessions, those of strangers with a reset. Steps that follow send what is left.
+    /// Ends all sessions, those of strangers with a reset, the others with a farewell, and takes no new ones. Steps that
+    /// follow send what is left; see [`Core::is_empty`] and [`Core::cut_off`].
     pub fn shut_down(&mut self, now: Instant) {
-        let tickets: Vec<Ticket> = self.seats.iter().map(|seat| seat.ticket).collect();
-        for ticket in tickets {
+        self.stopping = true;
+        for ticket in self.tickets() {
+            match self.seats.get(ticket) {
+                Some(seat) if seat.standing != Standing::Stranger => {
+                    seat.session.close(to_policy(now), verdict::Reason::Aborted);
+                    self.mark(ticket);
+                }
+                _ => self.end(now, ticket, verdict::Reason::Aborted),
+            }
+        }
+    }
+
+    /// Ends what [`Core::shut_down`] has left, with a reset; one more step sends it.
+    pub fn cut_off(&mut self, now: Instant) {
+        for ticket in self.tickets() {
             self.end(now, ticket, verdict::Reason::Aborted);
         }
+    }
+
+    fn tickets(&self) -> Vec<Ticket> {
+        self.seats.iter().map(|seat| seat.ticket).collect()
     }
 
     /// Whether no flow is left.
@@ -401,7 +422,7 @@ impl<P: Port> Core<P> {
     fn accepted(&mut self, now: Instant, flow: FlowId, listener: ListenerId) {
         let Some(key) = self.shard.flow(flow).map(|flow| flow.key()) else { return };
         let index = usize::from(listener.0);
-        let Some(&(pool, link)) = self.listeners.get(index) else {
+        let Some(&(pool, link)) = self.listeners.get(index).filter(|_| !self.stopping) else {
             return self.abort_flow(flow);
         };
         let arrival = Arrival { listener, peer: key.remote(), local: key.local() };

@@ -109,6 +109,8 @@ struct Node {
     allowance: Allowance,
     cooling_until: Instant,
     statistics: NodeStatistics,
+    /// The identity that it showed last.
+    id: Option<PeerId>,
 }
 
 /// One pool.
@@ -134,6 +136,7 @@ impl Pool {
             allowance,
             cooling_until: Instant::ZERO,
             statistics: NodeStatistics::default(),
+            id: None,
         };
         Pool {
             nodes: config.nodes.iter().map(node).collect(),
@@ -187,6 +190,18 @@ impl Pool {
             node.statistics.sessions += 1;
             node.cooling_until = Instant::ZERO;
         }
+    }
+
+    /// A node has shown its identity.
+    pub fn met(&mut self, node: usize, id: PeerId) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.id = Some(id);
+        }
+    }
+
+    /// Whether one of the nodes has shown this identity. Nodes find themselves through gossip, and dial.
+    pub fn has_met(&self, id: PeerId) -> bool {
+        self.nodes.iter().any(|node| node.id == Some(id))
     }
 
     /// A session that holds a slot is over; `node`: the one that it was connected to. Who waited no longer does.

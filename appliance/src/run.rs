@@ -246,6 +246,7 @@ impl Loop {
                 busy_at = now;
             }
             if stop_by.is_some_and(|by| by <= now || self.core.is_empty()) {
+                self.core.cut_off(now);
                 break;
             }
             let sleepy = self.config.poll == Poll::Adaptive && now.since(busy_at) >= SPIN;

@@ -141,6 +141,10 @@ impl Session for Counted {
         self.tell();
     }
 
+    fn close(&mut self, now: Instant, reason: Reason) {
+        self.gate.close(now, reason);
+    }
+
     fn probe(&mut self, now: Instant) {
         self.gate.probe(now);
     }

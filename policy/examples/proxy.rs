@@ -126,7 +126,7 @@ impl Carrier {
                 }
                 Err(_) => self.session.complete(now, Done::DialFailed(DialFailure::NoNode)),
             },
-            Request::Standing(_) => {}
+            Request::Standing(_) | Request::Node(_) => {}
             Request::Close(leg, Close::Abort(_)) => self.lines[leg as usize] = None,
             Request::Close(leg, Close::Finish(_)) => {
                 if let Some(line) = &mut self.lines[leg as usize] {

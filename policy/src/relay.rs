@@ -255,6 +255,11 @@ impl Session for Relay {
         }
     }
 
+    /// With a reset: a FIN would say that the stream is complete.
+    fn close(&mut self, _now: Instant, reason: Reason) {
+        self.end(reason, None);
+    }
+
     /// Plain TCP has no question that a peer must answer; its stack's keep-alives are the host's business.
     fn probe(&mut self, _now: Instant) {}
 

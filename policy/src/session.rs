@@ -94,6 +94,8 @@ pub enum Request {
     Work(Box<dyn Work>),
     /// The peer's standing changed.
     Standing(Standing),
+    /// The node that was dialled has shown this identity: no peer may come with it.
+    Node(PeerId),
     /// End a leg.
     Close(Leg, Close),
 }
@@ -160,6 +162,10 @@ pub trait Session {
 
     /// A request has been carried out.
     fn complete(&mut self, now: Instant, done: Done);
+
+    /// The host ends the session: both sides are told as far as they still can be, and [`Session::verdict`] is `reason`
+    /// unless there was one already.
+    fn close(&mut self, now: Instant, reason: Reason);
 
     /// Asks the peer for a sign of life (a WebSocket ping): the host wants to know whether the session still lives,
     /// because another source shows the same identity.

@@ -1,35 +1,12 @@
 //! The operator's table of reasons says exactly what the code says. `HEDGEROW_WRITE=1` writes it anew.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../appliance/REASONS.md");
 
-const HEAD: &str = "# Reasons\n\nEvery frame, flow or session that is refused or ends has exactly one of these reasons. \
-Each has a counter in\n`hedgerow status`; `hedgerow explain REASON` prints its paragraph.\n";
-
-fn rows<'a>(title: &str, about: &str, reasons: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let mut text = format!("\n## {title}\n\n{about}\n\n| reason | meaning |\n| --- | --- |\n");
-    for (name, manual) in reasons {
-        let words: Vec<&str> = manual.split_whitespace().collect();
-        let _ = writeln!(text, "| `{name}` | {} |", words.join(" ").replace('|', "\\|"));
-    }
-    text
-}
-
-fn table() -> String {
-    let dataplane = hedgerow_dataplane::Reason::ALL.iter().map(|reason| (reason.name(), reason.manual()));
-    let policy = hedgerow_policy::Reason::ALL.iter().map(|reason| (reason.name(), reason.manual()));
-    format!(
-        "{HEAD}{}{}",
-        rows("Frames and flows", "Decided by the dataplane.", dataplane),
-        rows("Sessions", "Decided by the policy, once a flow carries bytes.", policy),
-    )
-}
-
 #[test]
 fn table_documents_every_reason() {
-    let expected = table();
+    let expected = hedgerow::explain::markdown();
     if std::env::var_os("HEDGEROW_WRITE").is_some() {
         std::fs::write(TABLE, &expected).expect("writing the table");
     }

@@ -32,7 +32,7 @@ impl<P: Port> Core<P> {
         seat.asked = true;
         seat.peer_id = peer;
         let Some(id) = peer else { return self.ask(now, seat) };
-        if self.own_nodes.contains(&id) {
+        if self.own_nodes.contains(&id) || self.pools.iter().any(|pool| pool.has_met(id)) {
             return self.refuse(now, seat, DialFailure::OwnNode);
         }
         match self.claim(now, seat, id) {
@@ -206,6 +206,13 @@ impl<P: Port> Core<P> {
             seat.session.complete(to_policy(now), Done::Dialled);
         }
         self.go_on(now, seat);
+    }
+
+    /// The node of a session has shown its identity.
+    pub(super) fn met(&mut self, seat: &Seat, id: PeerId) {
+        if let Dial::Connected(node, _) = seat.dial {
+            self.pools[seat.pool].met(node, id);
+        }
     }
 
     /// Gives back the slot, and the place in the queue or the connection in the making.

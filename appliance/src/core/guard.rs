@@ -67,6 +67,10 @@ impl Guarded {
         self.call((), |session| session.complete(now, done));
     }
 
+    pub(super) fn close(&mut self, now: Instant, reason: Reason) {
+        self.call((), |session| session.close(now, reason));
+    }
+
     pub(super) fn probe(&mut self, now: Instant) {
         self.call((), |session| session.probe(now));
     }

@@ -198,6 +198,7 @@ impl<P: Port> Core<P> {
                 Request::Dial { peer } => self.dial(now, seat, peer),
                 Request::Work(work) => self.queue_work(now, seat, work),
                 Request::Standing(standing) => self.standing(seat, standing),
+                Request::Node(id) => self.met(seat, id),
                 Request::Close(leg, how) => self.close(seat, leg, how),
             }
         }

@@ -246,6 +246,19 @@ fn the_operators_own_nodes_are_refused() {
 }
 
 #[test]
+fn a_node_that_was_dialled_is_known_when_it_finds_its_own_public_address() {
+    let mut world = World::scripted(Plan::default());
+    let peer = world.connect(PEER);
+    world.say(peer, b"SDa");
+    world.say(peer, b"Nn");
+    let itself = world.connect(OTHER_PEER);
+    world.say(itself, b"SDn");
+    assert_eq!(world.peer.closed(itself), Some(FlowReason::Reset));
+    assert_eq!(world.statistics().ended[Reason::OwnNode], 1);
+    assert_eq!(world.node.accepted().count(), 1, "no node has heard of it");
+}
+
+#[test]
 fn dials_are_paced_and_a_full_queue_is_refused() {
     let mut world = World::scripted(Plan { dials_per_second: 1, ..Plan::default() });
     let peers: Vec<_> = (b'a'..b'g').map(|id| (world.connect(PEER), id)).collect();
@@ -274,6 +287,31 @@ fn shutting_down_leaves_nothing_behind() {
     assert!(peers.iter().all(|&peer| world.peer.closed(peer) == Some(FlowReason::Reset)));
     let statistics = world.statistics();
     assert_eq!((statistics.shard.buffer_bytes, statistics.pools[0].taken), (0, 0));
+}
+
+#[test]
+fn a_shutdown_says_goodbye_to_the_proven_and_takes_nobody_new() {
+    let mut world = World::scripted(Plan::default());
+    let (proven, deaf, stranger) = (world.connect(PEER), world.connect(PEER), world.connect(PEER));
+    world.say(proven, b"SDa");
+    world.say(deaf, b"S");
+    world.peer.heard(proven);
+    world.shut_down();
+    assert_eq!(world.peer.heard(proven), b"bye");
+    assert_eq!(world.peer.closed(proven), None, "it ended with a FIN");
+    assert_eq!(world.peer.closed(stranger), Some(FlowReason::Reset));
+    let late = world.begin(PEER).unwrap();
+    world.settle();
+    assert_eq!(world.peer.closed(late), Some(FlowReason::Reset));
+    world.peer.finish(proven);
+    world.settle();
+    assert_eq!(world.peer.closed(proven), Some(FlowReason::Finished));
+    assert!(!world.is_empty(), "one has not hung up");
+    world.cut_off();
+    world.peer.finish(deaf);
+    world.settle();
+    assert!(world.is_empty());
+    assert_eq!(world.statistics().ended[Reason::Aborted], 3);
 }
 
 #[test]

@@ -102,11 +102,6 @@ impl Gate {
         tally
     }
 
-    /// Ends the session: eviction, shutdown, or an identity that was taken over.
-    pub fn close(&mut self, now: Instant, reason: Reason) {
-        self.exchange.refuse(now, reason);
-    }
-
     /// Bytes of message buffers that the session holds: zero while nothing is under way.
     pub fn buffered(&self) -> usize {
         self.exchange.public.writer.memory() + self.exchange.private.writer.memory()
@@ -184,8 +179,9 @@ impl Gate {
                 (Leg::Public, Some(peer)) if matches!(self.exchange.step, Step::Tls) => {
                     self.exchange.proven(now, peer);
                 }
-                (Leg::Private, _) if matches!(self.exchange.step, Step::NodeTls) => {
-                    self.exchange.node_secured(now)
+                (Leg::Private, node) if matches!(self.exchange.step, Step::NodeTls) => {
+                    self.exchange.requests.extend(node.map(Request::Node));
+                    self.exchange.node_secured(now);
                 }
                 _ => {}
             }
@@ -374,6 +370,10 @@ impl Session for Gate {
             }
             Done::DialFailed(failure) => self.exchange.dial_failed(now, failure.into()),
         }
+    }
+
+    fn close(&mut self, now: Instant, reason: Reason) {
+        self.exchange.refuse(now, reason);
     }
 
     fn probe(&mut self, now: Instant) {

@@ -158,6 +158,11 @@ impl World {
         self.settle();
     }
 
+    pub(super) fn cut_off(&mut self) {
+        self.core.cut_off(self.now);
+        self.settle();
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.core.is_empty()
     }
@@ -395,9 +400,15 @@ impl Work for Step {
 
 impl Script {
     fn end(&mut self, reason: Reason) {
-        self.verdict = Some(reason);
+        self.verdict.get_or_insert(reason);
         self.requests.push_back(Request::Close(Leg::Public, Close::Abort(reason)));
         self.requests.push_back(Request::Close(Leg::Private, Close::Abort(reason)));
+    }
+
+    fn finish(&mut self, reason: Reason) {
+        self.verdict = Some(reason);
+        self.requests.push_back(Request::Close(Leg::Public, Close::Finish(reason)));
+        self.requests.push_back(Request::Close(Leg::Private, Close::Finish(reason)));
     }
 }
 
@@ -419,12 +430,8 @@ impl Session for Script {
                     self.requests.push_back(Request::Work(Box::new(Step { panics: *word == b'w' })));
                 }
                 b'!' => panic!("as the script says"),
-                b'E' if self.verdict.is_none() => {
-                    self.verdict = Some(Reason::Finished);
-                    for leg in [Leg::Public, Leg::Private] {
-                        self.requests.push_back(Request::Close(leg, Close::Finish(Reason::Finished)));
-                    }
-                }
+                b'N' => self.requests.extend(words.next().map(|&id| Request::Node(PeerId([id; 32])))),
+                b'E' if self.verdict.is_none() => self.finish(Reason::Finished),
                 _ => {}
             }
         }
@@ -469,6 +476,13 @@ impl Session for Script {
             Done::Dialled => self.to_peer.extend(b"dialled"),
             Done::Work(_) => self.to_peer.extend(b"worked"),
             Done::DialFailed(failure) => self.end(failure.into()),
+        }
+    }
+
+    fn close(&mut self, _: hedgerow_policy::Instant, reason: Reason) {
+        if self.verdict.is_none() {
+            self.to_peer.extend(b"bye");
+            self.finish(reason);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::world::{MASK, World, binary, config, greeting, message, peer_id, upgrade};
+use super::world::{MASK, World, binary, config, greeting, message, node_id, peer_id, upgrade};
 use crate::chia::{Handshake, Message, NodeType, PLAIN_HEADER_BYTES, number};
 use crate::gate::Budget;
 use crate::session::{Close, Leg, Session};
@@ -36,6 +36,11 @@ fn each_peer_has_an_identity_of_its_own_at_the_node() {
     let shown = world.node.as_ref().and_then(|node| node.tls.peer_certificates()).expect("a chain");
     let expected = config().fleet.identity(peer_id()).expect("an identity");
     assert_eq!(shown, expected.chain);
+}
+
+#[test]
+fn the_host_hears_who_the_node_is() {
+    assert_eq!(World::open().node_ids, [node_id()]);
 }
 
 #[test]

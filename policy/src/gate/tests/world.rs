@@ -57,6 +57,10 @@ pub(super) fn peer_id() -> PeerId {
     SHARED.peer.id().expect("a leaf")
 }
 
+pub(super) fn node_id() -> PeerId {
+    SHARED.node.id().expect("a leaf")
+}
+
 /// Takes any certificate: what is under test is the other side's judgement.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
@@ -284,6 +288,8 @@ pub(super) struct World {
     pub(super) node_greets: bool,
     pub(super) dialled: Vec<Option<PeerId>>,
     pub(super) standings: Vec<Standing>,
+    /// Identities that the node was reported to have.
+    pub(super) node_ids: Vec<PeerId>,
     /// Largest piece in which bytes move between host and session.
     pub(super) chunk: usize,
     /// A byte of what the peer sends below TLS, counted from now, and what is added to it.
@@ -325,6 +331,7 @@ impl World {
             node_greets: true,
             dialled: Vec::new(),
             standings: Vec::new(),
+            node_ids: Vec::new(),
             chunk: usize::MAX,
             corrupts: None,
             to_gate: [Vec::new(), Vec::new()],
@@ -436,6 +443,7 @@ impl World {
                     self.gate.complete(self.now, Done::Work(work));
                 }
                 Request::Standing(standing) => self.standings.push(standing),
+                Request::Node(id) => self.node_ids.push(id),
                 Request::Dial { peer } => {
                     self.dialled.push(peer);
                     match self.dials {
