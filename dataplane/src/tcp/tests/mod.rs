@@ -1,6 +1,7 @@
 //! The engine through its public face: streams between two engines over a bad pipe, and RFC scenarios segment by segment.
 
 mod closing;
+mod hostile;
 mod limits;
 mod opening;
 mod pipe;
