@@ -30,7 +30,7 @@ impl Link {
                 } else {
                     IcmpErrorKind::Unreachable
                 };
-                self.error(now, received.packet.destination, quoted_v4(quote), kind)
+                self.error(received.packet.destination, quoted_v4(quote), kind)
             }
             _ => Answer::Drop(Reason::IcmpIgnored),
         }
@@ -53,7 +53,7 @@ impl Link {
             (Icmpv6Message::DstUnreachable, _) => IcmpErrorKind::Unreachable,
             _ => return Answer::Drop(Reason::IcmpIgnored),
         };
-        self.error(now, received.packet.destination, quoted_v6(message.payload()), kind)
+        self.error(received.packet.destination, quoted_v6(message.payload()), kind)
     }
 
     /// Turns an echo request to one of our addresses into its reply: same data, same length.
@@ -94,20 +94,12 @@ impl Link {
         Answer::Reply(packet.end())
     }
 
-    /// Hands an error on, if it quotes a segment that left from the address that the error came to.
-    fn error(
-        &mut self,
-        now: Instant,
-        destination: Address,
-        quoted: Option<(FlowKey, Seq)>,
-        kind: IcmpErrorKind,
-    ) -> Answer {
+    /// Hands an error on, if it quotes a segment that left from the address that the error came to. Judging one costs the
+    /// engine no more than any segment does; a limit here would let forged errors keep the true ones out.
+    fn error(&self, destination: Address, quoted: Option<(FlowKey, Seq)>, kind: IcmpErrorKind) -> Answer {
         let Some((key, seq)) = quoted.filter(|(key, _)| key.local == destination) else {
             return Answer::Drop(Reason::IcmpUnrelated);
         };
-        if !self.errors.take(now) {
-            return Answer::Drop(Reason::LinkRate);
-        }
         Answer::Error(IcmpError { key, seq, kind })
     }
 }

@@ -173,8 +173,6 @@ pub enum Answer {
 
 /// Answers to ARP and neighbour solicitations per second: far above what a sane segment of the network asks for.
 const SOLICITATIONS_PER_SECOND: u32 = 1_000;
-/// ICMP errors handed to the engine per second.
-const ERRORS_PER_SECOND: u32 = 1_000;
 
 /// One link. See the [module](self).
 #[derive(Clone, Debug)]
@@ -187,7 +185,6 @@ pub struct Link {
     resolved: bool,
     solicitations: Bucket,
     pings: Bucket,
-    errors: Bucket,
 }
 
 impl Link {
@@ -204,7 +201,6 @@ impl Link {
             resolved: false,
             solicitations: Bucket::new(SOLICITATIONS_PER_SECOND, SOLICITATIONS_PER_SECOND / 4, now),
             pings: Bucket::new(config.pings_per_second, config.pings_per_second.div_ceil(4), now),
-            errors: Bucket::new(ERRORS_PER_SECOND, ERRORS_PER_SECOND / 4, now),
             config,
         }
     }

@@ -769,6 +769,14 @@ fn errors_about_our_segments_reach_the_engine() {
 }
 
 #[test]
+fn forged_errors_do_not_keep_the_true_ones_out() {
+    let mut bed = bed(config());
+    // Anybody can quote a segment that was never sent; only the engine knows what was.
+    let heard = |bed: &mut Bed| matches!(bed.hand(&error4(3, 4, 1_400, V4)).0, Answer::Error(_));
+    assert!((0..10_000).all(|_| heard(&mut bed)));
+}
+
+#[test]
 fn errors_of_ipv6_reach_the_engine() {
     let mut bed = bed(config());
     let header = Ipv6Repr {
