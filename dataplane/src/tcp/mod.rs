@@ -397,11 +397,11 @@ impl Engine {
             let (count, turn) = self.serve(now, slot, sink, QUANTUM.min(budget - taken));
             taken += count;
             turns -= usize::from(turn != Turn::Used);
-            if turn == Turn::Done {
-                self.settle(slot);
-            } else {
+            if turn != Turn::Done {
                 self.queue(link, slot);
             }
+            // What did leave is timed, even if the port takes the rest much later.
+            self.settle(slot);
         }
         taken
     }

@@ -9,8 +9,8 @@ use crate::Reason;
 use crate::shard::Standing;
 use crate::wire::{Flags, SackBlocks, Seq};
 
-use super::super::PathError;
-use super::pipe::{Owned, Setup, key};
+use super::super::{Flow, PathError};
+use super::pipe::{HOP, Owned, Setup, key};
 use super::solo::{IRS, ISS, Solo};
 
 #[derive(Clone, Debug)]
@@ -139,6 +139,13 @@ impl Model {
         Ok(())
     }
 
+    /// The host does something to its flow, if there still is one.
+    fn host(&mut self, act: impl FnOnce(&mut Flow<'_>)) {
+        if let Some(mut flow) = self.solo.engine.flow(self.solo.id) {
+            act(&mut flow);
+        }
+    }
+
     fn alive(&mut self) -> bool {
         let id = self.solo.id;
         self.solo.engine.flow(id).is_some()
@@ -166,12 +173,12 @@ impl Model {
                 owned.options.sack = blocks;
                 match self.solo.engine.lookup(&owned.key) {
                     Some(id) => {
-                        drop(self.solo.engine.input(self.solo.now, id, &owned.segment(), super::pipe::HOP))
+                        let _ = self.solo.engine.input(self.solo.now, id, &owned.segment(), HOP);
                     }
-                    None => drop({
+                    None => {
                         let hash = self.solo.engine.hash(&owned.key);
-                        self.solo.engine.waiting(self.solo.now, hash, &owned.key, || owned.segment())
-                    }),
+                        let _ = self.solo.engine.waiting(self.solo.now, hash, &owned.key, || owned.segment());
+                    }
                 }
             }
             Step::Pass(ms) => self.solo.pass(Duration::from_millis(*ms)),
@@ -206,19 +213,17 @@ impl Model {
                     left -= n;
                 }
             }
-            Step::Limit(n) => drop(self.solo.engine.flow(id).map(|mut flow| flow.limit_window(*n))),
-            Step::Finish => drop(self.solo.engine.flow(id).map(|mut flow| flow.finish())),
+            Step::Limit(n) => self.host(|flow| flow.limit_window(*n)),
+            Step::Finish => self.host(|flow| flow.finish()),
             Step::Close => {
                 let now = self.solo.now;
-                drop(self.solo.engine.flow(id).map(|mut flow| flow.close(now)));
+                self.host(|flow| flow.close(now));
             }
-            Step::Proven => {
-                drop(self.solo.engine.flow(id).map(|mut flow| flow.set_standing(Standing::Proven)));
-            }
+            Step::Proven => self.host(|flow| flow.set_standing(Standing::Proven)),
             Step::TooBig(mtu, at) => {
                 let seq = Seq(self.next.0.wrapping_add_signed(*at));
                 let error = PathError::PacketTooBig(*mtu);
-                drop(self.solo.engine.icmp_error(self.solo.now, &key(), seq, error));
+                let _ = self.solo.engine.icmp_error(self.solo.now, &key(), seq, error);
             }
         }
         Ok(())
@@ -258,8 +263,8 @@ proptest! {
             model.check()?;
         }
         // Whatever happened: a flow that its host lets go is gone in bounded time, and nothing stays behind.
-        let (id, now) = (model.solo.id, model.solo.now);
-        drop(model.solo.engine.flow(id).map(|mut flow| flow.close(now)));
+        let now = model.solo.now;
+        model.host(|flow| flow.close(now));
         let end = model.solo.now + Duration::from_secs(400);
         while model.alive() {
             prop_assert!(model.solo.now < end, "lives for ever");

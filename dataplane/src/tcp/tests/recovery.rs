@@ -33,6 +33,20 @@ impl Solo {
 }
 
 #[test]
+fn a_timer_runs_though_the_port_takes_no_more() {
+    let mut solo = Solo::new(plain());
+    solo.write(2_000);
+    let mut room = 1;
+    let mut sink = |_: &crate::wire::Outgoing<'_>| {
+        room -= 1;
+        if room >= 0 { Sent::Yes } else { Sent::Later }
+    };
+    assert_eq!(solo.engine.transmit(solo.now, LINK, &mut sink, 64), 1);
+    let due = solo.now + Duration::from_secs(1);
+    assert!(solo.engine.deadline().is_some_and(|at| at <= due));
+}
+
+#[test]
 fn the_timeout_backs_off_until_patience_ends() {
     let mut solo = in_flight(plain(), 1);
     let start = solo.now;
