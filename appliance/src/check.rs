@@ -2,9 +2,14 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
-use crate::config::{Config, Driver, Pool, Port, Protocol, SourceChoice};
+use hedgerow_policy::tls::{Clock, Settings};
+
+use crate::assemble;
+use crate::config::{Config, Driver, Identity, Pool, Port, Protocol, SourceChoice};
 use crate::identity::Secret;
 
 /// What `run` would do with a configuration, in a few lines.
@@ -106,13 +111,49 @@ pub fn machine(config: &Config) -> Vec<(bool, String)> {
             Ok(_) => {}
             Err(error) => found.push((identity.secret.exists(), error.to_string())),
         }
-        for path in identity.certificate.iter().flat_map(|(certificate, key)| [certificate, key]) {
-            if !path.exists() {
-                found.push((false, format!("{} does not exist", path.display())));
-            }
-        }
+        found.extend(imported(config, identity));
+    }
+    found.extend(core(config));
+    found
+}
+
+/// What is wrong with an imported certificate and its key.
+fn imported(config: &Config, identity: &Identity) -> Vec<(bool, String)> {
+    let Some((certificate, key)) = &identity.certificate else { return Vec::new() };
+    let missing: Vec<_> = [certificate, key]
+        .into_iter()
+        .filter(|path| !path.exists())
+        .map(|path| (false, format!("{} does not exist", path.display())))
+        .collect();
+    if !missing.is_empty() {
+        return missing;
+    }
+    let mut found = Vec::new();
+    // Any secret will do: what is looked for is whether they can be read, and belong together.
+    if let Ok(secret) = Secret::ephemeral()
+        && let Err(error) = assemble::kinds(config, &secret, &Settings::new(Clock::at(Duration::ZERO)))
+    {
+        found.push((true, format!("identity.certificate: {error}")));
+    }
+    let mode = std::fs::metadata(key).map_or(0, |file| file.mode() & 0o7777);
+    if mode & 0o077 != 0 {
+        let path = key.display();
+        found.push((
+            false,
+            format!("the key {path} can be read by others (mode {mode:04o}): `chmod 600 {path}`"),
+        ));
     }
     found
+}
+
+/// A core that this machine does not have.
+fn core(config: &Config) -> Option<(bool, String)> {
+    let cores = core_affinity::get_core_ids()?;
+    let number = config.core.filter(|number| cores.iter().all(|core| core.id != *number))?;
+    Some((
+        false,
+        format!("cores.dataplane: this machine lends us {} cores, and none is number {number}", cores.len()),
+    ))
 }
 
 /// Why an address that the kernel has too does not work, and what to do.

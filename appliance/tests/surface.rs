@@ -69,6 +69,27 @@ fn a_run_without_its_device_or_secret_says_what_to_do() {
 }
 
 #[test]
+fn check_finds_a_key_of_another_certificate_and_a_core_that_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    outcome(&["identity", "new", &file("secret")], 0, "", "");
+    let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../policy/assets");
+    std::fs::copy(format!("{assets}/chia_ca.crt"), file("crt")).unwrap();
+    std::fs::write(file("key"), "no key").unwrap();
+    std::fs::set_permissions(file("key"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let text = std::fs::read_to_string(EXAMPLE).unwrap();
+    let text = text.replace("/etc/hedgerow/secret", &file("secret"));
+    let imported = format!("[identity]\ncertificate = \"{}\"\nkey = \"{}\"\n", file("crt"), file("key"));
+    let text = text
+        .replace("[identity]\n", &imported)
+        .replace("[management]", "[cores]\ndataplane = 4000\n[management]");
+    std::fs::write(file("hedgerow.toml"), text).unwrap();
+    outcome(&["check", &file("hedgerow.toml")], 1, "valid", "none is number 4000");
+    outcome(&["check", &file("hedgerow.toml")], 1, "valid", "identity.certificate: ");
+    outcome(&["check", &file("hedgerow.toml")], 1, "valid", "can be read by others (mode 0644)");
+}
+
+#[test]
 fn identities_follow_from_the_secret() {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");

@@ -70,8 +70,8 @@ impl<'de> Deserialize<'de> for CoreChoice {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Management {
-    pub(super) socket: Option<PathBuf>,
-    pub(super) events: Option<PathBuf>,
+    pub(super) socket: Option<Spanned<PathBuf>>,
+    pub(super) events: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Deserialize)]

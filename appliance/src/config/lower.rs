@@ -19,6 +19,8 @@ use super::{Config, Identity, Listener, Management, Mode, Node, PeerType, Pool, 
 
 /// The default path of the control socket.
 const SOCKET: &str = "/run/hedgerow.sock";
+/// Longest path of a Unix socket, in bytes: a byte less than the kernel's structure has (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
 
 /// Checks the sections against each other. `complete` says that all of them could be read.
 pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Option<Config> {
@@ -33,7 +35,7 @@ pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Op
     lowering.families(&file.listeners, &listeners, &ports, &pools);
     lowering.unused(&listeners, &pools);
     let cores = file.cores.unwrap_or_default();
-    let management = file.management.unwrap_or_default();
+    let management = lowering.management(file.management.unwrap_or_default());
     Some(Config {
         mode,
         core: cores.dataplane.and_then(|choice| match choice.into_inner() {
@@ -41,10 +43,7 @@ pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Op
             CoreChoice::Number(number) => Some(number),
         }),
         poll: cores.poll.unwrap_or_default(),
-        management: Management {
-            socket: management.socket.unwrap_or_else(|| SOCKET.into()),
-            events: management.events,
-        },
+        management,
         ports: ports.0.into_iter().map(|port| port.value).collect(),
         listeners,
         pools: pools.0.into_iter().map(|pool| pool.value).collect(),
@@ -100,6 +99,39 @@ impl Lowering<'_> {
             );
         }
         Mode::Enforce
+    }
+
+    /// An empty path would make a socket without a name, which has no owner either.
+    fn management(&mut self, file: file::Management) -> Management {
+        for path in
+            file.socket.iter().chain(&file.events).filter(|path| path.get_ref().as_os_str().is_empty())
+        {
+            self.error(Diagnostic::error(path.span(), "the path is empty", "expected the path of a file"));
+        }
+        if let Some(socket) = &file.socket {
+            let length = socket.get_ref().as_os_str().len();
+            if length > SOCKET_PATH_MAX {
+                self.error(Diagnostic::error(
+                    socket.span(),
+                    format!("{length} bytes are too many for the path of a socket"),
+                    format!("expected {SOCKET_PATH_MAX} at most"),
+                ));
+            }
+            if let Some(events) = file.events.as_ref().filter(|events| events.get_ref() == socket.get_ref()) {
+                self.error(
+                    Diagnostic::error(
+                        events.span(),
+                        "the event file has the path of the socket",
+                        "expected another path",
+                    )
+                    .context(socket.span(), "the socket"),
+                );
+            }
+        }
+        Management {
+            socket: file.socket.map_or_else(|| SOCKET.into(), Spanned::into_inner),
+            events: file.events.map(Spanned::into_inner),
+        }
     }
 
     /// A number within `range`.

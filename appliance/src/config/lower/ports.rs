@@ -10,6 +10,9 @@ use super::super::units::{Hop, Prefix};
 use super::super::{Diagnostic, Port, file};
 use super::{Lowering, Placed, Ports};
 
+/// Smallest packet size of an IPv6 link (RFC 8200, section 5).
+const IPV6_MTU_MIN: i64 = 1_280;
+
 impl Lowering<'_> {
     pub(super) fn ports(&mut self, files: &BTreeMap<String, Spanned<file::Port>>) -> Ports {
         if files.is_empty() && self.complete {
@@ -39,6 +42,7 @@ impl Lowering<'_> {
         }
         for address in file.address.get_ref() {
             self.usable(address.span(), address.get_ref().address);
+            self.of_a_host(address);
         }
         if file.device.get_ref().is_empty() || file.device.get_ref().len() > 15 {
             self.error(Diagnostic::error(
@@ -65,6 +69,15 @@ impl Lowering<'_> {
             self.next_hop(&route.get_ref().via, &addresses);
         }
         let mtu = file.mtu.as_ref().map(|mtu| self.number(Some(mtu), 576..=9_216, 1_500));
+        if let (Some(written), Some(..IPV6_MTU_MIN)) = (&file.mtu, mtu)
+            && addresses.iter().any(|own| own.address.is_ipv6())
+        {
+            self.error(Diagnostic::error(
+                written.span(),
+                format!("IPv6 does not work with packets of {} bytes", written.get_ref()),
+                format!("expected {IPV6_MTU_MIN} at least, or no IPv6 address"),
+            ));
+        }
         let vlan = file.vlan.as_ref().map(|vlan| self.number(Some(vlan), 1..=4_094, 1));
         Port {
             name: name.to_owned(),
@@ -75,6 +88,26 @@ impl Lowering<'_> {
             routes: file.routes.iter().map(|r| (r.get_ref().to.0, r.get_ref().via.get_ref().0)).collect(),
             mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
             vlan: vlan.and_then(|vlan| u16::try_from(vlan).ok()),
+        }
+    }
+
+    /// The first and the last address of an IPv4 network belong to no host (RFC 1122, section 3.2.1.3), unless the network
+    /// has only two (RFC 3021).
+    fn of_a_host(&mut self, address: &Spanned<Prefix>) {
+        let prefix = address.get_ref();
+        let network = prefix.network();
+        let what = match prefix.address {
+            IpAddr::V4(_) if prefix.length >= 31 => None,
+            IpAddr::V4(_) if prefix.address == network.network() => Some("network"),
+            IpAddr::V4(_) if prefix.address == network.broadcast() => Some("broadcast"),
+            _ => None,
+        };
+        if let Some(what) = what {
+            self.error(Diagnostic::error(
+                address.span(),
+                format!("{} is the {what} address of {network}", prefix.address),
+                "expected the address of a host in it",
+            ));
         }
     }
 
