@@ -216,6 +216,13 @@ impl Exchange {
         Ok(())
     }
 
+    /// A record of the peer's has begun: it must become complete in time, as a frame must. The upgrade has its own deadline.
+    pub(super) fn begun(&mut self, now: Instant) {
+        if self.verdict.is_none() && !matches!(self.step, Step::Upgrade(_)) {
+            self.inbound.within(now, true);
+        }
+    }
+
     fn peer_data(&mut self, now: Instant, bytes: &[u8], end: bool) -> Result<(), Reason> {
         if end {
             self.spoke = now;

@@ -144,6 +144,9 @@ impl Gate {
             }
             self.after_record(now, leg);
         }
+        if leg == Leg::Public && self.public.is_within() {
+            self.exchange.begun(now);
+        }
         if self.exchange.half(leg).life == Life::Live { at } else { bytes.len() }
     }
 

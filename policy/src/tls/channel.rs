@@ -99,6 +99,11 @@ impl Channel {
         self.peer_closed
     }
 
+    /// Whether a record after Finished has begun to arrive and is not complete.
+    pub fn is_within(&self) -> bool {
+        self.is_established() && !self.peer_closed && self.inbox.bytes.len() > self.spent
+    }
+
     /// Whether [`Channel::transmit`] has something to write.
     pub fn wants_transmit(&self) -> bool {
         !self.outgoing.is_empty()

@@ -190,6 +190,45 @@ fn a_frame_header_that_never_ends() {
 }
 
 #[test]
+fn a_record_that_drips_is_no_sign_of_life() {
+    let mut world = World::open();
+    world.say_raw(&[23, 3, 3, 0x40, 0x11]);
+    for _ in 0..9 {
+        world.say_raw(&[0]);
+        world.wait(1);
+    }
+    assert_eq!(world.verdict(), None);
+    world.say_raw(&[0]);
+    world.wait(2);
+    assert_eq!(world.verdict(), Some(Reason::TooSlow));
+}
+
+#[test]
+fn a_peer_of_whose_records_one_is_always_under_way_is_in_time() {
+    let mut world = World::open();
+    for _ in 0..30 {
+        world.say_but(&binary(&message(number::NEW_PEAK, 80)), 9);
+        assert!(world.gate.public.is_within());
+        world.wait(1);
+    }
+    assert_eq!(world.verdict(), None);
+    world.say_but(&binary(&message(number::NEW_PEAK, 80)), 9);
+    assert_eq!(world.node_messages().len(), 1 + 30);
+}
+
+#[test]
+fn a_request_in_two_parts_leaves_the_handshake_its_time() {
+    let mut world = World::secured();
+    world.say_but(&upgrade(), 9);
+    world.wait(1);
+    world.run();
+    world.wait(28);
+    assert_eq!(world.verdict(), None);
+    world.say(&binary(&greeting()));
+    assert!(world.gate.is_open());
+}
+
+#[test]
 fn who_does_not_take_its_farewell_is_cut() {
     let mut world = World::open();
     world.peer.reads = false;

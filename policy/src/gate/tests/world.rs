@@ -379,6 +379,16 @@ impl World {
         self.run();
     }
 
+    /// The peer sends plaintext, the last bytes of it below TLS only with what it sends next.
+    pub(super) fn say_but(&mut self, plain: &[u8], kept: usize) {
+        self.peer.write(plain);
+        let mut bytes = self.peer.pending();
+        let rest = bytes.split_off(bytes.len() - kept);
+        self.peer.raw = bytes;
+        self.run();
+        self.peer.raw = rest;
+    }
+
     /// The peer sends bytes outside of TLS.
     pub(super) fn say_raw(&mut self, bytes: &[u8]) {
         self.peer.raw.extend_from_slice(bytes);
