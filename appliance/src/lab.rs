@@ -137,8 +137,12 @@ impl Subject for Device {
     }
 }
 
-/// Runs the world around the core and tells what happens.
+/// Runs the world around the core and tells what happens. Fails where a promise was broken.
 pub fn run(options: &hedgerow_lab::Options) -> Result<(), String> {
     let mut out = std::io::stdout().lock();
-    hedgerow_lab::run(options, &mut device, &mut out).map(|_| ()).map_err(|error| error.to_string())
+    let summary = hedgerow_lab::run(options, &mut device, &mut out).map_err(|error| error.to_string())?;
+    match summary.is_kept() {
+        true => Ok(()),
+        false => Err(format!("a promise was broken; --seed {} shows it again", summary.seed)),
+    }
 }

@@ -72,12 +72,12 @@ impl End {
         let mut moved = 0;
         loop {
             let received = self.port.receive(Lane::Stranger, &mut self.rx).unwrap_or(0);
-            self.shard.ingest(now, LINK, &mut self.port, &mut self.rx, &mut self.tx);
-            self.flush();
-            moved += received;
             if received == 0 {
                 break;
             }
+            self.shard.ingest(now, LINK, &mut self.port, &mut self.rx, &mut self.tx);
+            self.flush();
+            moved += received;
         }
         if self.shard.deadline().is_some_and(|at| at <= now) {
             self.shard.advance(now);

@@ -209,16 +209,21 @@ struct Attached {
     frame_bytes: usize,
 }
 
-/// What the parser made of a frame: a packet, which counts if `outcome` is good, and the hash of its flow.
-#[derive(Clone, Debug)]
+/// Frames that are parsed before the first of them is judged: enough to hide a cache miss, and few enough that their
+/// payload, read for the checksum, is still in the first-level cache when it is copied.
+const AHEAD: usize = 16;
+
+/// A frame and what the parser made of it: a packet, which counts if `outcome` is good, and the hash of its flow.
+#[derive(Debug)]
 struct Parsed {
+    frame: Option<(Frame, Meta)>,
     packet: Packet,
     outcome: Result<KeyHash, Reason>,
 }
 
 impl Default for Parsed {
     fn default() -> Self {
-        Parsed { packet: Packet::default(), outcome: Err(Reason::Truncated) }
+        Parsed { frame: None, packet: Packet::default(), outcome: Err(Reason::Truncated) }
     }
 }
 
@@ -241,8 +246,8 @@ pub struct Shard {
     engine: Engine,
     /// By slot of the flow table; `None` for flows that we opened.
     accepted: Vec<Option<Accepted>>,
-    /// What the parser made of each frame of the batch.
-    parsed: Box<[Parsed]>,
+    /// The frames that come next.
+    ahead: Box<[Parsed]>,
     ports: PortChooser,
     statistics: Statistics,
 }
@@ -265,7 +270,7 @@ impl Shard {
             admission: Admission::new(config.admit, engine.flows, seed(2).bytes16()),
             accepted: vec![None; engine.flows],
             engine: Engine::new(engine, seed(3).bytes32()),
-            parsed: vec![Parsed::default(); BATCH].into_boxed_slice(),
+            ahead: (0..AHEAD).map(|_| Parsed::default()).collect(),
             ports: PortChooser::new(config.index, seed(4).bytes16()),
             statistics: Statistics::default(),
         }
@@ -287,16 +292,24 @@ impl Shard {
         rx: &mut Batch,
         tx: &mut Batch,
     ) {
-        self.parse_batch(link, pool, rx);
-        let mut parsed = std::mem::take(&mut self.parsed);
-        for ((mut frame, meta), Parsed { packet, outcome }) in rx.drain(BATCH).zip(&mut parsed) {
-            let verdict = match *outcome {
-                Ok(hash) => self.frame(now, link, packet, hash, pool, &mut frame),
-                Err(reason) => Verdict::Drop(reason),
-            };
-            self.settle(verdict, pool, frame, meta, tx);
+        self.statistics.frames_in += rx.len() as u64;
+        let mut frames = rx.drain(BATCH);
+        let mut ahead = std::mem::take(&mut self.ahead);
+        loop {
+            let count = self.parse_ahead(link, pool, &mut frames, &mut ahead);
+            for Parsed { frame, packet, outcome } in &mut ahead[..count] {
+                let Some((mut frame, meta)) = frame.take() else { continue };
+                let verdict = match *outcome {
+                    Ok(hash) => self.frame(now, link, packet, hash, pool, &mut frame),
+                    Err(reason) => Verdict::Drop(reason),
+                };
+                self.settle(verdict, pool, frame, meta, tx);
+            }
+            if count < AHEAD {
+                break;
+            }
         }
-        self.parsed = parsed;
+        self.ahead = ahead;
     }
 
     /// Writes what the engine and the link have to say on `link` into `tx`, at most `budget` frames; says how many.
@@ -429,21 +442,33 @@ impl Shard {
         strangers.map(|accepted| (accepted.key, self.engine.buffered(accepted.id)))
     }
 
-    /// Parses all frames before any table is touched, so that the table's lines arrive meanwhile.
-    fn parse_batch<P: Pool + ?Sized>(&mut self, link: LinkId, pool: &P, rx: &Batch) {
-        self.statistics.frames_in += rx.len() as u64;
+    /// Parses the next frames before any table is touched, so that the table's lines arrive meanwhile; says how many.
+    fn parse_ahead<P: Pool + ?Sized>(
+        &self,
+        link: LinkId,
+        pool: &P,
+        frames: &mut impl Iterator<Item = (Frame, Meta)>,
+        ahead: &mut [Parsed],
+    ) -> usize {
         let attached = self.links.get(usize::from(link.0));
-        for ((frame, meta), Parsed { packet, outcome }) in rx.iter().zip(&mut self.parsed) {
-            let Some(attached) = attached else {
-                *outcome = Err(Reason::NotOurs);
-                continue;
+        let mut count = 0;
+        for (parsed, (frame, meta)) in ahead.iter_mut().zip(frames) {
+            parsed.outcome = match attached {
+                Some(attached) => {
+                    wire::parse_into(pool.bytes(&frame), &meta, &attached.rules, &mut parsed.packet).map(
+                        |()| {
+                            let hash = self.engine.hash(&parsed.packet.key());
+                            self.engine.touch(hash);
+                            hash
+                        },
+                    )
+                }
+                None => Err(Reason::NotOurs),
             };
-            *outcome = wire::parse_into(pool.bytes(frame), meta, &attached.rules, packet).map(|()| {
-                let hash = self.engine.hash(&packet.key());
-                self.engine.touch(hash);
-                hash
-            });
+            parsed.frame = Some((frame, meta));
+            count += 1;
         }
+        count
     }
 
     /// Judges one frame.
@@ -505,7 +530,14 @@ impl Shard {
         }
         let found = self.listeners.find(link, packet.destination, packet.destination_port);
         let listener = found.map(|(_, listener)| listener);
-        match self.screen.stranger(now, &attached.rules, packet, hash.offset(), pool.bytes_mut(frame), listener) {
+        match self.screen.stranger(
+            now,
+            &attached.rules,
+            packet,
+            hash.offset(),
+            pool.bytes_mut(frame),
+            listener,
+        ) {
             screen::Answer::Reply(len) => Verdict::Reply(len),
             screen::Answer::Refuse(len, reason) => {
                 self.statistics.reasons.count(reason);

@@ -80,8 +80,13 @@ impl Summary {
 
     /// Whether everything went as it should: all good peers served, nobody else.
     pub fn is_good(&self) -> bool {
-        self.sessions_ok > 0
-            && self.sessions_failed == 0
+        self.sessions_ok > 0 && self.is_kept()
+    }
+
+    /// Whether no promise was broken, however short the run: no good peer let down, nobody else served, nothing held for
+    /// strangers.
+    pub fn is_kept(&self) -> bool {
+        self.sessions_failed == 0
             && self.node_unproven == 0
             && self.stranger_bytes == 0
             && self.served.is_empty()
