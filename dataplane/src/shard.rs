@@ -400,7 +400,8 @@ impl Shard {
         self.engine.flow(id)
     }
 
-    /// Changes what admission, eviction and the receive window think of a flow. From [`Standing::Proven`] on it has no handshake deadline.
+    /// Changes what admission, eviction and the receive window think of a flow. From [`Standing::Proven`] on it has no
+    /// handshake deadline.
     pub fn standing(&mut self, id: FlowId, standing: Standing) {
         let Some(Some(accepted)) = self.accepted.get_mut(id.slot as usize) else { return };
         if accepted.id == id {
