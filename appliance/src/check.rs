@@ -1,5 +1,6 @@
 //! `hedgerow check`: what a configuration would do, and what this machine still lacks for it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use hedgerow_policy::tls::{Clock, Settings};
 
 use crate::assemble;
-use crate::config::{Config, Driver, Identity, Pool, Port, Protocol, SourceChoice};
+use crate::config::{Config, Driver, Identity, Listener, Pool, Port, Protocol, SourceChoice};
 use crate::identity::Secret;
 
 /// What `run` would do with a configuration, in a few lines.
@@ -80,10 +81,32 @@ fn pool_line(config: &Config, pool: &Pool) -> String {
         }
     };
     format!(
-        "{}; {source}; {} new sessions a second per node, {} at one time",
+        "{}; {source}; {} new sessions a second per node, {} at one time{}",
         nodes.join(", "),
         pool.dials_per_second,
-        pool.slots
+        pool.slots,
+        exemptions(config, pool)
+    )
+}
+
+/// What nodes that see our address instead of the peers' need: they ban addresses, so one bad peer would shut out all.
+fn exemptions(config: &Config, pool: &Pool) -> String {
+    let chia = |l: &Listener| l.protocol == Protocol::Chia && config.pools[l.pool].name == pool.name;
+    if pool.source.is_transparent() || !config.listeners.iter().any(chia) {
+        return String::new();
+    }
+    let seen: BTreeSet<String> = pool
+        .nodes
+        .iter()
+        .flat_map(|node| {
+            let own = config.ports[node.port].addresses.iter().map(|own| own.address);
+            own.filter(|own| own.is_ipv4() == node.address.is_ipv4())
+        })
+        .map(|own| format!("\"{own}/{}\"", if own.is_ipv4() { 32 } else { 128 }))
+        .collect();
+    format!(
+        "\n  each node's config.yaml needs full_node.exempt_peer_networks: [{}], or one peer's ban is everybody's",
+        seen.into_iter().collect::<Vec<_>>().join(", ")
     )
 }
 

@@ -39,6 +39,8 @@ fn outcome(args: &[&str], code: i32, out: &str, err: &str) {
 #[test]
 fn check_accepts_the_example_and_says_what_it_would_do() {
     outcome(&["check", EXAMPLE], 0, "listener peers: 203.0.113.7:8444, [2001:db8:7::7]:8444 (chia", "");
+    // Nodes ban by address: with snat that is ours.
+    outcome(&["check", EXAMPLE], 0, "exempt_peer_networks: [\"10.0.1.1/32\"]", "");
 }
 
 #[test]

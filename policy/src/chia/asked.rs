@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::messages::message_type;
 
-/// Requests remembered per session. A node has far fewer in flight; beyond it the oldest is forgotten, and its reply is
-/// held whole like any other message.
+/// Requests remembered per session. A node has far fewer in flight; beyond it the oldest is forgotten, one
+/// without an id first, and its reply is held whole like any other message.
 const ASKED_MAX: usize = 64;
 
 /// The node's requests that wait for a reply.
@@ -21,7 +21,9 @@ impl Asked {
             return;
         }
         if self.requests.len() == ASKED_MAX {
-            self.requests.pop_front();
+            // A node waits for what it gave an id; what it asked without one may never be answered.
+            let oldest = self.requests.iter().position(|(_, id)| id.is_none()).unwrap_or(0);
+            self.requests.remove(oldest);
         }
         self.requests.push_back((kind, id));
     }

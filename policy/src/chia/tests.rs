@@ -160,6 +160,15 @@ fn a_request_is_answered_once_and_few_are_remembered() {
 }
 
 #[test]
+fn requests_that_nobody_answers_do_not_displace_those_with_an_id() {
+    let mut asked = Asked::default();
+    asked.sent(number::REQUEST_BLOCKS, Some(1));
+    (0..1_000).for_each(|_| asked.sent(22, None));
+    assert!(asked.answers(number::RESPOND_BLOCKS, Some(1)));
+    assert!(asked.len() < 64);
+}
+
+#[test]
 fn unknown_types_have_a_budget_by_the_minute() {
     let unknown = Envelope { kind: 200, id: None, body: 64 << 10 };
     let (mut inspector, mut asked) = (inspector(NodeType::FullNode), Asked::default());
