@@ -16,7 +16,8 @@ const BURST: Duration = Duration::from_secs(2);
 ///
 /// A bucket is the instant, in microseconds, at which it will be full again (the generic cell rate algorithm).
 pub(super) struct ReplyCap {
-    key: SipKey,
+    /// Secrets of the hash: what is added to a prefix, and what it is multiplied by.
+    key: (u64, u64),
     rows: [Vec<u64>; 2],
     /// Microseconds that one reply costs; zero where there is no cap.
     cost: u64,
@@ -26,16 +27,25 @@ impl ReplyCap {
     /// A cap of `per_second` replies; above a million there is none.
     pub(super) fn new(per_second: u32, buckets_log2: u8, seed: [u8; 16]) -> Self {
         let buckets = 1 << buckets_log2.min(24);
+        let secret = |number| Sip13::new(&SipKey::new(seed)).word(number).finish(8, 0);
         ReplyCap {
-            key: SipKey::new(seed),
+            key: (secret(0), secret(1) | 1),
             rows: [vec![0; buckets], vec![0; buckets]],
             cost: 1_000_000 / u64::from(per_second.max(1)),
         }
     }
 
+    /// Multiplies by a secret and folds. Nobody sees a bucket, and who floods enough prefixes to find two that share both
+    /// buckets with a victim has filled the table anyway: no stronger hash would help.
+    #[inline]
+    fn hash(&self, prefix: u64) -> u64 {
+        let product = u128::from(prefix ^ self.key.0) * u128::from(self.key.1);
+        product as u64 ^ (product >> 64) as u64
+    }
+
     /// Takes a token for a reply to `destination`; false where there is none left.
     pub(super) fn take(&mut self, now: Instant, destination: Address) -> bool {
-        let hash = Sip13::new(&self.key).finish(7, prefix(destination));
+        let hash = self.hash(prefix(destination));
         let [first, second] = &mut self.rows;
         let mask = first.len() - 1;
         let (Some(first), Some(second)) =

@@ -172,6 +172,7 @@ impl Engine {
     }
 
     /// Asks TIME-WAIT about a segment for which there is no flow.
+    #[inline]
     pub fn waiting<'a>(
         &mut self,
         now: Instant,
@@ -179,11 +180,19 @@ impl Engine {
         key: &FlowKey,
         segment: impl FnOnce() -> Segment<'a>,
     ) -> Waiting {
+        if self.time_waits.len() == 0 {
+            return Waiting::Stranger;
+        }
+        self.rested(now, hash, key, &segment())
+    }
+
+    /// [`Engine::waiting`] where somebody waits.
+    fn rested(&mut self, now: Instant, hash: KeyHash, key: &FlowKey, segment: &Segment<'_>) -> Waiting {
         let Some(entry) = self.time_waits.get(hash, key).filter(|entry| entry.until > now) else {
             return Waiting::Stranger;
         };
         let answer = entry.acknowledgement(now);
-        let dropped = match entry.judge(&segment()) {
+        let dropped = match entry.judge(segment) {
             Judgement::Stranger => return Waiting::Stranger,
             Judgement::Quiet => return Waiting::Consumed,
             Judgement::Ignore => Reason::NoFlow,

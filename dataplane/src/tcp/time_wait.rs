@@ -128,9 +128,6 @@ impl TimeWaits {
     }
 
     fn find(&self, hash: KeyHash, key: &FlowKey) -> Option<u32> {
-        if self.len() == 0 {
-            return None;
-        }
         let same = |slot: u32| self.slots[slot as usize].as_ref().is_some_and(|entry| entry.key == *key);
         self.index.find(hash, same)
     }
