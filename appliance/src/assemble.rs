@@ -83,7 +83,8 @@ pub fn core(config: &Config, abilities: &[&Abilities], secret: &Secret, seed: [u
                 handshake_shortest: limits.handshake_timeout.min(Duration::from_secs(3)),
             },
             engine: EngineConfig {
-                flows: limits.flows,
+                // An evicted flow keeps its slot until its end was reported: newcomers of the same batch find a spare one.
+                flows: limits.flows + hedgerow_dataplane::frame::BATCH,
                 time_waits: limits.flows,
                 blocks: usize::try_from(limits.buffer_memory).unwrap_or(usize::MAX) / tcp::BLOCK,
                 connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(5)),

@@ -58,7 +58,7 @@ reasons! {
     BadOptions = "bad_options",
     /// TCP port 0.
     PortZero = "port_zero",
-    /// A destination address that is not ours.
+    /// A destination address that is not ours, or a flow that lives on another link.
     NotOurs = "not_ours",
 
     // Link.

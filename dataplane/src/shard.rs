@@ -90,7 +90,9 @@ pub enum Source {
 pub enum Accept {
     /// The first data segment begins like a TLS ClientHello.
     ClientHello,
-    /// A completed handshake is enough.
+    /// A completed handshake is enough. Where the first segment was lost, each later one that overtakes it is taken for the
+    /// first with probability 2^-20 (the cookie's whole bits), and the stream would lack its beginning: protocols without
+    /// a check of their own should know. The other kind of listener would refuse such a segment by its content.
     Handshake,
 }
 
@@ -487,6 +489,9 @@ impl Shard {
         }
         let key = packet.key();
         if let Some(id) = self.engine.find(hash, &key) {
+            if self.engine.link(id) != Some(link) {
+                return Verdict::Drop(Reason::NotOurs);
+            }
             // A refusal is counted by the engine.
             let _ = self.engine.input(now, id, &packet.segment(pool.bytes(frame)), packet.source_mac);
             return Verdict::Done;

@@ -226,6 +226,30 @@ fn the_window_of_a_proven_peer_is_not_a_strangers() {
 }
 
 #[test]
+fn a_segment_from_the_wrong_side_belongs_to_nobody() {
+    let mut world = World::new();
+    let id = world.dial(Source::Own).expect("room");
+    world.run(Duration::from_millis(20));
+    let accepted = |event: &Event| match event {
+        Event::Accepted(id, _) => Some(*id),
+        _ => None,
+    };
+    let node = world.others[1].seen(accepted).expect("accepted");
+    world.others[1].shard.flow(node).expect("the node's flow").write(b"hello");
+    world.run(Duration::from_millis(1));
+    // The node's segment comes in by the public link, as a neighbour there could send it.
+    let mut astray = std::mem::take(&mut world.inbound[1]);
+    assert!(!astray.is_empty());
+    astray.iter_mut().for_each(|frame| frame[..6].copy_from_slice(&mac(OUTSIDE).0));
+    world.inbound[0] = astray;
+    world.run(Duration::from_millis(2));
+    assert_eq!(world.shard.shard.flow(id).expect("the flow").readable(), 0);
+    // The same bytes by the right link.
+    world.run(Duration::from_millis(2_000));
+    assert_eq!(world.shard.shard.flow(id).expect("the flow").peek(), b"hello");
+}
+
+#[test]
 fn a_source_port_at_rest_is_passed_over() {
     let mut world = World::new();
     let source = Source::Transparent(v4([198, 51, 100, 7]), 40_000);

@@ -171,6 +171,12 @@ impl Engine {
         Some(FlowId { slot, generation: self.slots[slot as usize].generation })
     }
 
+    /// The link that a flow lives on.
+    #[inline]
+    pub fn link(&self, id: FlowId) -> Option<LinkId> {
+        self.slots.get(id.slot as usize)?.connection.as_ref().map(|connection| connection.link)
+    }
+
     /// Asks TIME-WAIT about a segment for which there is no flow.
     #[inline]
     pub fn waiting<'a>(
