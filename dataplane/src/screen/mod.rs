@@ -163,9 +163,7 @@ impl Screen {
             mss: offer.mss.map(|_| synack::own_mss(packet.source.is_v4(), link.mtu)),
             window_scale: offer.window_scale.map(|_| synack::WINDOW_SCALE),
             sack_permitted: offer.sack_permitted,
-            timestamps: offer
-                .timestamps
-                .map(|(value, _)| (synack::stamp(utc, offset, offer), value)),
+            timestamps: offer.timestamps.map(|(value, _)| (synack::stamp(utc, offset, offer), value)),
             ..Options::default()
         };
         let iss = self.cookies.make(utc, &flow, irs, choice);
