@@ -24,7 +24,9 @@ import chain
 
 NETWORK = "testnet0"
 INBOUND_SLOTS = 32  # what the stock configuration leaves for inbound full nodes
-ANSWERS, sys.stdout = sys.stdout, sys.stderr  # libraries print; only answers go to standard output
+# Libraries print, and the plotter does so from C: only answers go to standard output.
+ANSWERS = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 MESSAGES = {"in": Counter(), "out": Counter()}
 
 
