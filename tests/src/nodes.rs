@@ -90,7 +90,8 @@ impl Node {
         port: u16,
     ) -> Outcome<Self> {
         let root = folder.join(name);
-        let log = std::fs::File::create(folder.join(format!("{name}.log"))).context("creating a log")?;
+        let log_path = folder.join(format!("{name}.log"));
+        let log = std::fs::File::create(&log_path).context("creating a log")?;
         let mut command = namespace.command("nice");
         command.args(["-n", "5"]).arg(python()?).arg(script("node.py")?).arg("--root").arg(&root);
         command.arg("--port").arg(port.to_string());
@@ -99,7 +100,13 @@ impl Node {
             command.arg("--farms");
         }
         let dialogue = Dialogue::start(&mut command)?;
-        let ready = dialogue.hear(PATIENCE).context(format_args!("starting node {name}"))?;
+        let ready = dialogue.hear(PATIENCE).map_err(|error| {
+            let log = std::fs::read(&log_path).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let tail: Vec<&str> = log.lines().rev().take(12).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            format!("starting node {name}: {error}\n{}", tail.join("\n"))
+        })?;
         let id = ready["node_id"].as_str().context("a node's id")?.to_owned();
         Ok(Node { name: name.to_owned(), root, id, dialogue })
     }
