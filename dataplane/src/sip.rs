@@ -1,9 +1,8 @@
 //! SipHash (Aumasson and Bernstein, 2012) over messages of whole 64-bit words and a short tail: no buffer, no branch, so
 //! that it can be written down once more in eBPF. `finish` leaves the state as it was: two hashes may share a beginning.
 //!
-//! All uses take SipHash-1-3. Table keys never show a hash. Cookies show 26 bits of one under a key that lives for two
-//! minutes; no attack on the function is known that such a window could serve, and a second of the box's time buys a third
-//! more cookies than with SipHash-2-4.
+//! The frame path takes SipHash-1-3 throughout. Table keys never show a hash. Cookies show 26 bits of one under a key that
+//! lives for two minutes; no attack on the function is known that such a window could serve.
 
 use crate::wire::FlowKey;
 
