@@ -94,6 +94,7 @@ pub fn core(config: &Config, abilities: &[&Abilities], secret: &Secret, seed: [u
             cookie_secret: Master(secret.derive("cookies")),
             seed,
             index: ShardIndex::default(),
+            exchange: None,
         },
         listener_pools: config.listeners.iter().map(|listener| listener.pool).collect(),
         pools: config.pools.iter().map(pool).collect(),

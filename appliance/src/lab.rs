@@ -89,6 +89,7 @@ fn config(site: &Site) -> CoreConfig {
             cookie_secret: Master(expand(site.seed, "cookies")),
             seed: expand(site.seed, "shard"),
             index: ShardIndex::default(),
+            exchange: None,
         },
         listener_pools: vec![0],
         pools: vec![PoolConfig {

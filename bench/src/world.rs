@@ -38,6 +38,7 @@ pub fn shard(end: ([u8; 4], [u8; 6]), abilities: &Abilities, accept: Accept) -> 
         cookie_secret: Master([7; 32]),
         seed: [end.0[3]; 32],
         index: ShardIndex::default(),
+        exchange: None,
     };
     let mut shard = Shard::new(&config, Instant::ZERO);
     shard.set_utc(Instant::ZERO, 1_800_000_000_000);

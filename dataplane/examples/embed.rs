@@ -96,6 +96,7 @@ impl End {
             cookie_secret: Master([1; 32]), // a real host reads it from a file that its fleet shares
             seed: [last_byte; 32],          // and this from the operating system
             index: ShardIndex::default(),
+            exchange: None,
         };
         let mut shard = Shard::new(&config, Instant::ZERO);
         shard.set_utc(Instant::ZERO, 1_800_000_000_000);

@@ -79,6 +79,11 @@ reasons! {
     /// The port had no frame or no room for a frame that should be sent; TCP sends it again.
     NoFrame = "no_frame",
 
+    // Between shards.
+    /// A frame that belongs to another core's shard found its inbox full. TCP sends it again. If it happens often, the
+    /// device distributes the directions of a connection differently among its queues, or a core does not keep up.
+    HandoverFull = "handover_full",
+
     // Screen.
     /// A destination port that no listener holds.
     NoListener = "no_listener",

@@ -4,21 +4,28 @@
 //! back, asks [`Shard::transmit`] for what the engine wants to say, and takes [`Event`]s. Same frames, same times and
 //! same seed give the same frames.
 
+mod directory;
+mod exchange;
 mod output;
 mod ports;
+mod strays;
+
+use std::sync::Arc;
 
 use siphasher::sip::SipHasher24;
 
 use crate::Reason;
 use crate::admit::{self, Admission};
 use crate::frame::{Abilities, BATCH, Batch, Frame, Meta, Pool};
-use crate::link::{self, Hop, IcmpErrorKind, Link, LinkConfig};
+use crate::link::{self, Bucket, Hop, IcmpErrorKind, Link, LinkConfig};
 use crate::reason::Counters;
 use crate::screen::{self, Listeners, Master, Screen, ScreenConfig};
 use crate::tcp::{Engine, EngineConfig, Flow, KeyHash, LinkSettings, PathError, Waiting};
 use crate::time::Instant;
 use crate::wire::{self, Address, Agreed, BuildRules, FlowKey, Kind, LinkId, LinkRules, Packet, Seq};
 
+use exchange::Member;
+pub use exchange::{Exchange, ExchangeConfig, Wake};
 use output::Output;
 use ports::PortChooser;
 pub use ports::ShardIndex;
@@ -81,7 +88,7 @@ pub struct Target {
 pub enum Source {
     /// Ours on that link, and a port of the shard's choice (RFC 6056).
     Own,
-    /// Another's (transparent mode), with that port, or one of the shard's choice if zero or taken.
+    /// Another's (transparent mode), with that port, or one of the shard's choice if zero, taken or another shard's.
     Transparent(Address, u16),
 }
 
@@ -159,6 +166,8 @@ pub struct Config {
     pub seed: [u8; 32],
     /// This shard among the box's.
     pub index: ShardIndex,
+    /// What it shares with the box's other shards; `None` where there are none.
+    pub exchange: Option<Arc<Exchange>>,
 }
 
 /// What a shard counts, for `status`.
@@ -168,6 +177,10 @@ pub struct Statistics {
     pub frames_in: u64,
     /// Frames given out.
     pub frames_out: u64,
+    /// Frames passed on to the shard that holds their flow.
+    pub handed_over: u64,
+    /// Frames that other shards passed on; not counted as taken in once more.
+    pub handed_in: u64,
     /// Frames refused and flows ended, by reason.
     pub reasons: Counters,
     /// SYNs answered with a cookie.
@@ -229,10 +242,15 @@ impl Default for Parsed {
     }
 }
 
+/// Messages of neighbours that a shard passes on to the others each second.
+const SHARED_PER_SECOND: u32 = 1_000;
+
 /// What becomes of a received frame.
 enum Verdict {
     /// Its first bytes are the reply.
     Reply(usize),
+    /// Another shard holds its flow.
+    Elsewhere(u16),
     /// Taken in, or refused and counted already.
     Done,
     /// Refused.
@@ -251,6 +269,13 @@ pub struct Shard {
     /// The frames that come next.
     ahead: Box<[Parsed]>,
     ports: PortChooser,
+    exchange: Option<Member>,
+    /// Flows that the other shards can find, by slot of the flow table.
+    listed: Vec<Option<FlowKey>>,
+    /// The frames at hand were handed over by another shard: they go no further.
+    handed: bool,
+    /// How many messages of neighbours are passed on.
+    sharing: Bucket,
     statistics: Statistics,
 }
 
@@ -262,10 +287,18 @@ impl Shard {
             |link: &ShardLink| LinkSettings { mtu: link.config.mtu, segmentation: link.segmentation };
         let engine =
             EngineConfig { links: config.links.iter().map(settings).collect(), ..config.engine.clone() };
+        let exchange = config.exchange.clone().map(|exchange| Member::new(exchange, config.index.index));
+        // The shards of a box claim its addresses in step; one of them speaks for all.
+        let link_seed = |n: u8| match &exchange {
+            Some(member) => Seed::new(member.seed(), 0x80 | n),
+            None => seed(0x80 | n),
+        };
+        let speaks = config.index.index == 0;
+        let flows = engine.flows;
         Shard {
             links: (0u8..)
                 .zip(&config.links)
-                .map(|(n, link)| Attached::new(link, seed(0x80 | n), now))
+                .map(|(n, link)| Attached::new(link, link_seed(n), speaks, now))
                 .collect(),
             listeners: Listeners::new(&config.listeners),
             screen: Screen::new(config.screen, config.cookie_secret.clone(), seed(1).bytes16()),
@@ -274,6 +307,10 @@ impl Shard {
             engine: Engine::new(engine, seed(3).bytes32()),
             ahead: (0..AHEAD).map(|_| Parsed::default()).collect(),
             ports: PortChooser::new(config.index, seed(4).bytes16()),
+            listed: vec![None; if exchange.is_some() { flows } else { 0 }],
+            exchange,
+            handed: false,
+            sharing: Bucket::new(SHARED_PER_SECOND, SHARED_PER_SECOND / 4, now),
             statistics: Statistics::default(),
         }
     }
@@ -295,6 +332,17 @@ impl Shard {
         tx: &mut Batch,
     ) {
         self.statistics.frames_in += rx.len() as u64;
+        self.judge(now, link, pool, rx, tx);
+    }
+
+    fn judge<P: Pool + ?Sized>(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        pool: &mut P,
+        rx: &mut Batch,
+        tx: &mut Batch,
+    ) {
         let mut frames = rx.drain(BATCH);
         let mut ahead = std::mem::take(&mut self.ahead);
         loop {
@@ -302,9 +350,13 @@ impl Shard {
             for Parsed { frame, packet, outcome } in &mut ahead[..count] {
                 let Some((mut frame, meta)) = frame.take() else { continue };
                 let verdict = match *outcome {
-                    Ok(hash) => self.frame(now, link, packet, hash, pool, &mut frame),
+                    Ok(hash) => {
+                        self.share(now, link, packet, pool.bytes(&frame), meta);
+                        self.frame(now, link, packet, hash, pool, &mut frame)
+                    }
                     Err(reason) => Verdict::Drop(reason),
                 };
+                let verdict = self.pass_on(verdict, link, pool.bytes(&frame), meta);
                 self.settle(verdict, pool, frame, meta, tx);
             }
             if count < AHEAD {
@@ -384,9 +436,16 @@ impl Shard {
             Source::Transparent(address, port) => (address, port),
         };
         let key = |local_port| FlowKey { local, remote: to.address, local_port, remote_port: to.port };
-        let engine = &self.engine;
-        let free = |port: u16| port != 0 && !engine.taken(now, &key(port));
-        let port = if free(wanted) { Some(wanted) } else { self.ports.choose(&key(0), free) };
+        let (engine, listeners) = (&self.engine, &self.listeners);
+        // A listener's port is for those who come.
+        let free = |port: u16| {
+            port != 0 && listeners.find(to.link, local, port).is_none() && !engine.taken(now, &key(port))
+        };
+        let port = if self.ports.is_own(wanted) && free(wanted) {
+            Some(wanted)
+        } else {
+            self.ports.choose(&key(0), free)
+        };
         let key = key(port.ok_or(Reason::TableFull)?);
         if let Some(victim) = self.admission.admit_own()? {
             self.engine.evict(victim, Reason::Evicted);
@@ -394,6 +453,7 @@ impl Shard {
         let id = self.engine.connect(now, key, to.link, hop)?;
         self.admission.opened(now, id, to.address, Standing::Reserved);
         self.remember(id, None);
+        self.list(id, key);
         Ok(id)
     }
 
@@ -497,7 +557,10 @@ impl Shard {
             return Verdict::Done;
         }
         match self.engine.waiting(now, hash, &key, || packet.segment(pool.bytes(frame))) {
-            Waiting::Stranger => self.stranger(now, link, packet, hash, pool, frame),
+            Waiting::Stranger => match self.elsewhere(packet) {
+                Some(shard) => Verdict::Elsewhere(shard),
+                None => self.stranger(now, link, packet, hash, pool, frame),
+            },
             Waiting::Consumed | Waiting::Dropped(_) => Verdict::Done,
         }
     }
@@ -505,10 +568,15 @@ impl Shard {
     /// ARP, ICMP and ICMPv6.
     fn neighbourly(&mut self, now: Instant, link: LinkId, packet: &Packet, bytes: &mut [u8]) -> Verdict {
         match self.links[usize::from(link.0)].link.ingest(now, packet, bytes) {
+            // The shard that it came to answers.
+            link::Answer::Reply(_) if self.handed => Verdict::Done,
             link::Answer::Reply(len) => Verdict::Reply(len),
             link::Answer::Quiet => Verdict::Done,
             link::Answer::Drop(reason) => Verdict::Drop(reason),
             link::Answer::Error(error) => {
+                if let Some(shard) = self.elsewhere_to(&error.key) {
+                    return Verdict::Elsewhere(shard);
+                }
                 let kind = match error.kind {
                     IcmpErrorKind::PacketTooBig(mtu) => PathError::PacketTooBig(mtu),
                     IcmpErrorKind::Unreachable => PathError::Unreachable,
@@ -581,6 +649,7 @@ impl Shard {
         let id = self.engine.accept(now, key, link, packet.source_mac, agreed, listener)?;
         self.admission.opened(now, id, key.remote, Standing::Stranger);
         self.remember(id, Some(Accepted { id, key, iss: agreed.iss, stranger: true }));
+        self.list(id, key);
         self.statistics.accepted += 1;
         Ok(id)
     }
@@ -595,6 +664,7 @@ impl Shard {
     fn forget(&mut self, now: Instant, id: FlowId, reason: Reason) {
         self.statistics.reasons.count(reason);
         self.admission.closed(id);
+        self.strike(id);
         let Some(place) = self.accepted.get_mut(id.slot as usize) else { return };
         if let Some(accepted) = place.filter(|accepted| accepted.id == id) {
             self.screen.spent(now, &accepted.key, accepted.iss);
@@ -622,7 +692,7 @@ impl Shard {
                     }
                 }
             }
-            Verdict::Done => pool.release(frame),
+            Verdict::Done | Verdict::Elsewhere(_) => pool.release(frame),
             Verdict::Drop(reason) => {
                 self.statistics.reasons.count(reason);
                 pool.release(frame);
@@ -632,8 +702,12 @@ impl Shard {
 }
 
 impl Attached {
-    fn new(link: &ShardLink, seed: Seed, now: Instant) -> Self {
+    fn new(link: &ShardLink, seed: Seed, speaks: bool, now: Instant) -> Self {
         let config = &link.config;
+        let mut claimed = Link::new(config.clone(), seed.number(), now);
+        if !speaks {
+            claimed.hush();
+        }
         Attached {
             rules: LinkRules { mac: config.mac, vlan: config.vlan, mtu: config.mtu, resets: link.exclusive },
             build: BuildRules {
@@ -642,7 +716,7 @@ impl Attached {
                 checksum_offload: link.checksum_offload,
             },
             frame_bytes: link.frame_bytes,
-            link: Link::new(config.clone(), seed.number(), now),
+            link: claimed,
         }
     }
 }

@@ -98,6 +98,7 @@ impl End {
             cookie_secret: Master([1; 32]),
             seed: [addresses[0][3]; 32],
             index: ShardIndex::default(),
+            exchange: None,
         };
         let mut shard = Shard::new(&config, Instant::ZERO);
         shard.set_utc(Instant::ZERO, 1_800_000_000_000);

@@ -211,6 +211,7 @@ impl Bench {
             cookie_secret: Master([3; 32]),
             seed: [4; 32],
             index: ShardIndex::default(),
+            exchange: None,
         };
         let mut shard = Shard::new(&config, Instant::ZERO);
         shard.set_utc(Instant::ZERO, 1_800_000_000_000);

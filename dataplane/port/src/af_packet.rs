@@ -21,6 +21,10 @@
 //!   The kernel marks such a slot and queues the frame on the socket as well, from which it is read into a frame of the
 //!   heap: one system call per up to 64 KiB. That queue needs more room than unprivileged processes may ask for; where it
 //!   is refused, slots are made large enough instead.
+//! - **Several sockets share a device by `PACKET_FANOUT_HASH`**, one per shard: a hash over addresses and ports, the same
+//!   for both directions, chooses the socket. Fragments are not put together before (no `PACKET_FANOUT_FLAG_DEFRAG`): all
+//!   of one datagram go by their addresses to one socket, whose shard refuses them like any fragment. A full ring does not
+//!   roll over to another socket, which would part a flow's frames.
 //! - **Sending** goes through `sendmmsg` with a virtio header per frame. The kernel copies during the call, so every frame
 //!   is free again at once, and checksums, cutting and 802.1Q tags cost no copy here: a tag is one more piece of the message.
 
@@ -94,6 +98,24 @@ const QUEUE_BYTES: usize = 16 << 20;
 const SLOT_OVERHEAD: usize = 128;
 
 impl AfPacket {
+    /// Opens the device with `count` sockets, each a port of its own, among which the kernel distributes flows.
+    pub fn open_queues(config: &AfPacketConfig, count: usize) -> Result<Vec<Self>, OpenError> {
+        let mut group = None;
+        let queue = |index: usize| {
+            let mut port = Self::open(config)?;
+            if count > 1 {
+                let joined = syscall::join_fanout(port.socket.as_fd(), group).map_err(|source| {
+                    Problem::system("sharing the device among sockets", "CAP_NET_RAW", source)
+                        .of(&config.device)
+                })?;
+                group = Some(joined);
+                port.abilities.mode += &format!(", socket {} of {count}", index + 1);
+            }
+            Ok(port)
+        };
+        (0..count.max(1)).map(queue).collect()
+    }
+
     /// Opens the device. Needs `CAP_NET_RAW`.
     pub fn open(config: &AfPacketConfig) -> Result<Self, OpenError> {
         let name = config.device.as_str();

@@ -37,6 +37,13 @@ pub enum Problem {
     TunNotReadable,
     /// There is no driver of that name.
     NoDriver(String),
+    /// The device does not have as many queues as shards ask for.
+    Queues {
+        /// Queues asked for.
+        asked: usize,
+        /// Why there are fewer, and what to do.
+        why: &'static str,
+    },
     /// The operating system refused for another reason.
     System {
         /// What was being done.
@@ -78,6 +85,9 @@ impl fmt::Display for OpenError {
             }
             Problem::NoDriver(name) => {
                 write!(f, "no driver {name:?}; there are {}", crate::DRIVERS.join(", "))
+            }
+            Problem::Queues { asked, why } => {
+                write!(f, "{asked} queues, one per shard, are not to be had: {why}")
             }
             Problem::System { operation, source } => write!(f, "{operation}: {source}"),
         }

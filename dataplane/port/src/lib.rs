@@ -54,6 +54,22 @@ pub fn open(driver: &str, device: &str) -> Result<Box<dyn Port + Send>, OpenErro
     }
 }
 
+/// Opens `device` as `count` ports, one per shard: each frame for us arrives at one of them, and those of a flow at the same
+/// one for as long as `count` stays what it is. All of them have the same address and abilities.
+///
+/// # Errors
+/// As [`open`]; [`Problem::Queues`] where the device has fewer queues.
+pub fn open_queues(driver: &str, device: &str, count: usize) -> Result<Vec<Box<dyn Port + Send>>, OpenError> {
+    fn boxed<P: Port + Send + 'static>(ports: Vec<P>) -> Vec<Box<dyn Port + Send>> {
+        ports.into_iter().map(|port| Box::new(port) as Box<dyn Port + Send>).collect()
+    }
+    match driver {
+        "af-packet" => AfPacket::open_queues(&AfPacketConfig::new(device), count).map(boxed),
+        "tap" => Tap::open_queues(&TapConfig::new(device), count).map(boxed),
+        other => Err(Problem::NoDriver(other.into()).of(device)),
+    }
+}
+
 /// Ethernet header and one 802.1Q tag.
 const LINK_BYTES: usize = 18;
 

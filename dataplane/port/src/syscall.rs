@@ -53,6 +53,22 @@ pub(crate) fn bind_packet(socket: BorrowedFd<'_>, interface: u32) -> io::Result<
     check(result as isize).map(drop)
 }
 
+/// Makes a bound packet socket a member of a fanout group that distributes by hash: of `group`, or of a new one. Returns the
+/// group, for further members.
+pub(crate) fn join_fanout(socket: BorrowedFd<'_>, group: Option<u32>) -> io::Result<u32> {
+    /// `PACKET_FANOUT` of `linux/if_packet.h`; the upper half of its value is a mode with flags.
+    const PACKET_FANOUT: i32 = 18;
+    /// `PACKET_FANOUT_HASH`.
+    const HASH: u32 = 0;
+    /// `PACKET_FANOUT_FLAG_UNIQUEID`: the kernel finds a free number for the group.
+    const UNIQUE_ID: u32 = 0x2000;
+    /// `PACKET_FANOUT_FLAG_IGNORE_OUTGOING`: the group does not take over `PACKET_IGNORE_OUTGOING` from its members.
+    const IGNORE_OUTGOING: u32 = 0x4000;
+    let new = (HASH | UNIQUE_ID | IGNORE_OUTGOING) << 16;
+    set_option(socket, libc::SOL_PACKET, PACKET_FANOUT, &group.unwrap_or(new))?;
+    option(socket, libc::SOL_PACKET, PACKET_FANOUT)
+}
+
 /// `struct ifreq`: a name, and a union of which the largest member has 24 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -44,6 +44,12 @@ pub struct Tap {
     statistics: PortStatistics,
 }
 
+/// Why a device has no second queue.
+const SINGLE_QUEUE: &str = "the device was made for one, or another process has it: remove it so that it is made anew, or make it with \
+     `ip tuntap add mode tap multi_queue`";
+/// Why a device has no further queue.
+const TOO_MANY: &str = "the kernel gives a TAP device 256 at most";
+
 impl std::fmt::Debug for Tap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tap").field("abilities", &self.abilities).finish_non_exhaustive()
@@ -53,6 +59,42 @@ impl std::fmt::Debug for Tap {
 impl Tap {
     /// Attaches to the device. Needs `CAP_NET_ADMIN` unless the device exists and belongs to this user.
     pub fn open(config: &TapConfig) -> Result<Self, OpenError> {
+        match Self::attach(config, 0) {
+            // It was made for several queues; one of them is enough.
+            Err(OpenError { problem: Problem::Busy, .. }) => Self::attach(config, libc::IFF_MULTI_QUEUE),
+            opened => opened,
+        }
+    }
+
+    /// Attaches to the device with `count` queues, each a port of its own. The kernel keeps a flow on the queue that last
+    /// sent a frame of it, and chooses by a hash over addresses and ports where none did.
+    ///
+    /// # Errors
+    /// As [`Tap::open`]; [`Problem::Queues`] where the device was made for one queue, or takes no more.
+    pub fn open_queues(config: &TapConfig, count: usize) -> Result<Vec<Self>, OpenError> {
+        if count <= 1 {
+            return Self::open(config).map(|tap| vec![tap]);
+        }
+        let queue = |index: usize| {
+            Self::attach(config, libc::IFF_MULTI_QUEUE)
+                .map_err(|error| match &error.problem {
+                    Problem::Busy => Problem::Queues { asked: count, why: SINGLE_QUEUE }.of(&config.device),
+                    Problem::System { source, .. } if source.raw_os_error() == Some(libc::E2BIG) => {
+                        Problem::Queues { asked: count, why: TOO_MANY }.of(&config.device)
+                    }
+                    _ => error,
+                })
+                .map(|tap| tap.named(index, count))
+        };
+        (0..count).map(queue).collect()
+    }
+
+    fn named(mut self, index: usize, count: usize) -> Self {
+        self.abilities.mode = format!("tap, queue {} of {count}", index + 1);
+        self
+    }
+
+    fn attach(config: &TapConfig, queues: i32) -> Result<Self, OpenError> {
         let name = config.device.as_str();
         let fail =
             |operation| move |source: io::Error| Problem::system(operation, "CAP_NET_ADMIN", source).of(name);
@@ -62,12 +104,12 @@ impl Tap {
             Errno::ACCESS => Problem::TunNotReadable.of(name),
             _ => fail("opening /dev/net/tun")(errno.into()),
         })?;
-        let actual = syscall::attach_tap(file.as_fd(), name, libc::IFF_NO_PI | libc::IFF_VNET_HDR).map_err(
-            |source| match source.raw_os_error() {
+        let flags = libc::IFF_NO_PI | libc::IFF_VNET_HDR | queues;
+        let actual =
+            syscall::attach_tap(file.as_fd(), name, flags).map_err(|source| match source.raw_os_error() {
                 Some(libc::EBUSY | libc::EINVAL) => Problem::Busy.of(name),
                 _ => fail("attaching to the TAP device")(source),
-            },
-        )?;
+            })?;
         syscall::set_tap_header(file.as_fd(), Header::BYTES).map_err(fail("setting the virtio header"))?;
         let offloads = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
         syscall::set_tap_offloads(file.as_fd(), offloads).map_err(fail("setting offloads"))?;

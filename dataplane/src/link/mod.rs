@@ -32,7 +32,8 @@ mod tests;
 
 use claims::Claim;
 use neighbours::{Effect, Heard, Neighbours};
-use rate::{Bucket, Jitter};
+pub(crate) use rate::Bucket;
+use rate::Jitter;
 use routes::Routes;
 
 use crate::Reason;
@@ -185,6 +186,8 @@ pub struct Link {
     resolved: bool,
     solicitations: Bucket,
     pings: Bucket,
+    /// Another shard of this box says what is to be said about our addresses.
+    hushed: bool,
 }
 
 impl Link {
@@ -202,7 +205,14 @@ impl Link {
             solicitations: Bucket::new(SOLICITATIONS_PER_SECOND, SOLICITATIONS_PER_SECOND / 4, now),
             pings: Bucket::new(config.pings_per_second, config.pings_per_second.div_ceil(4), now),
             config,
+            hushed: false,
         }
+    }
+
+    /// Leaves it to another shard of this box to probe, announce and report our addresses. The timers run as ever, so that
+    /// with the same seed the addresses come into use at the same time.
+    pub fn hush(&mut self) {
+        self.hushed = true;
     }
 
     /// The configuration.
@@ -269,6 +279,29 @@ impl Link {
         }
     }
 
+    /// Whether an ARP or ICMPv6 message is one that every shard of a box has to hear, whichever got it: an answer about a
+    /// next hop, the news that one has moved, a claim to an address of ours. Questions are for one to answer.
+    pub fn concerns_all(&self, packet: &Packet, bytes: &[u8]) -> bool {
+        const ARP_REPLY: [u8; 2] = [0, 2];
+        const SOLICITATION: u8 = 135;
+        const ADVERTISEMENT: u8 = 136;
+        let message = packet.message(bytes);
+        let claims_ours = self.owns(packet.source)
+            || packet.source == Address::from_v6([0; 16])
+            || packet.source == Address::from_v4([0; 4]) && self.owns(packet.destination);
+        match packet.kind {
+            Kind::Arp => {
+                message.get(6..8) == Some(&ARP_REPLY) || packet.source == packet.destination || claims_ours
+            }
+            Kind::Icmpv6 if packet.hop_limit == 255 => match message.first() {
+                Some(&ADVERTISEMENT) => true,
+                Some(&SOLICITATION) => claims_ours,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// Whether a next hop has become known since the last call: what [`Hop::Pending`] held back may be tried again.
     pub fn take_resolved(&mut self) -> bool {
         core::mem::take(&mut self.resolved)
@@ -287,7 +320,9 @@ impl Link {
         let mac = self.config.mac;
         for claim in &mut self.claims {
             while let Some(say) = claim.say(now, &mut self.jitter) {
-                emit(build::say(&mut space, mac, say));
+                if !self.hushed {
+                    emit(build::say(&mut space, mac, say));
+                }
             }
         }
         let claims = &self.claims;

@@ -10,7 +10,7 @@ const TOKEN: u64 = 1_000_000;
 
 /// Tokens that come back at a fixed rate, up to a burst.
 #[derive(Clone, Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     per_second: u64,
     burst: u64,
     level: u64,
@@ -19,13 +19,13 @@ pub(super) struct Bucket {
 
 impl Bucket {
     /// A full bucket.
-    pub(super) fn new(per_second: u32, burst: u32, now: Instant) -> Self {
+    pub(crate) fn new(per_second: u32, burst: u32, now: Instant) -> Self {
         let burst = u64::from(burst) * TOKEN;
         Bucket { per_second: u64::from(per_second), burst, level: burst, filled: now }
     }
 
     /// Takes a token; false where none is left.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         let passed = now.micros().saturating_sub(self.filled.micros());
         self.level = self.level.saturating_add(passed.saturating_mul(self.per_second)).min(self.burst);
         self.filled = self.filled.max(now);

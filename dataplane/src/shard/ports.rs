@@ -14,6 +14,13 @@ pub struct ShardIndex {
     pub bits: u8,
 }
 
+impl ShardIndex {
+    /// Shard `index` of `shards`, at most 256.
+    pub fn of(index: u16, shards: u16) -> Self {
+        ShardIndex { index, bits: (shards.max(1).next_power_of_two().trailing_zeros() as u8).min(8) }
+    }
+}
+
 /// First source port.
 const FIRST: u16 = 1_024;
 /// Counters of algorithm 4; each serves the destinations that hash to it.
@@ -33,6 +40,11 @@ impl PortChooser {
     pub(super) fn new(index: ShardIndex, seed: [u8; 16]) -> Self {
         let index = ShardIndex { bits: index.bits.min(8), ..index };
         PortChooser { index, hash: SipHasher24::new_with_key(&seed), counters: Box::new([0; COUNTERS]) }
+    }
+
+    /// Whether a port's low bits name this shard.
+    pub(super) fn is_own(&self, port: u16) -> bool {
+        port & ((1 << self.index.bits) - 1) == self.index.index & ((1 << self.index.bits) - 1)
     }
 
     /// A port for which `free` holds; `key.local_port` is ignored. `None` after as many tries as are sensible.
@@ -82,8 +94,15 @@ mod tests {
         for n in 0..=255 {
             let port = ports.choose(&key(n), |_| true).expect("all are free");
             assert_eq!(port & 7, 5);
-            assert!(port >= FIRST);
+            assert!(port >= FIRST && ports.is_own(port) && !ports.is_own(port ^ 1));
         }
+    }
+
+    #[test]
+    fn shards_have_bits_enough_and_a_lone_one_has_all_ports() {
+        let bits = |shards| ShardIndex::of(0, shards).bits;
+        assert_eq!([1, 2, 3, 4, 5, 64, 256].map(bits), [0, 1, 2, 2, 3, 6, 8]);
+        assert!((1..=u16::MAX).all(|port| PortChooser::new(ShardIndex::of(0, 1), [0; 16]).is_own(port)));
     }
 
     #[test]

@@ -248,6 +248,7 @@ fn shard_config(accept: Accept) -> Config {
         cookie_secret: Master([1; 32]),
         seed: [2; 32],
         index: ShardIndex::default(),
+        exchange: None,
     }
 }
 
