@@ -85,6 +85,7 @@ impl Forwarder {
             cookie_secret: Master(master),
             seed,
             index: Default::default(),
+            exchange: None,
         };
         let mut shard = Shard::new(&config, Instant::ZERO);
         shard.set_utc(Instant::ZERO, site.unix.as_millis() as u64);

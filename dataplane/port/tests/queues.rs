@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, UdpSocket};
 
 use common::*;
-use hedgerow_dataplane::frame::{Batch, Lane, Meta, Pool, Port};
+use hedgerow_dataplane::frame::{Batch, Lane, Meta, Port};
 use hedgerow_dataplane::wire::Mac;
 use hedgerow_port::{AfPacket, AfPacketConfig, Problem, Tap, TapConfig};
 
