@@ -172,7 +172,7 @@ impl Batch {
     }
 
     /// Takes the first `count` frames out, in order.
-    pub fn drain(&mut self, count: usize) -> impl Iterator<Item = (Frame, Meta)> + '_ {
+    pub fn drain(&mut self, count: usize) -> std::vec::Drain<'_, (Frame, Meta)> {
         let count = count.min(self.frames.len());
         self.frames.drain(..count)
     }

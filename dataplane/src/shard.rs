@@ -228,17 +228,16 @@ struct Attached {
 /// payload, read for the checksum, is still in the first-level cache when it is copied.
 const AHEAD: usize = 16;
 
-/// A frame and what the parser made of it: a packet, which counts if `outcome` is good, and the hash of its flow.
+/// What the parser made of a frame: a packet, which counts if `outcome` is good, and the hash of its flow.
 #[derive(Debug)]
 struct Parsed {
-    frame: Option<(Frame, Meta)>,
     packet: Packet,
     outcome: Result<KeyHash, Reason>,
 }
 
 impl Default for Parsed {
     fn default() -> Self {
-        Parsed { frame: None, packet: Packet::default(), outcome: Err(Reason::Truncated) }
+        Parsed { packet: Packet::default(), outcome: Err(Reason::Truncated) }
     }
 }
 
@@ -345,10 +344,9 @@ impl Shard {
     ) {
         let mut frames = rx.drain(BATCH);
         let mut ahead = std::mem::take(&mut self.ahead);
-        loop {
-            let count = self.parse_ahead(link, pool, &mut frames, &mut ahead);
-            for Parsed { frame, packet, outcome } in &mut ahead[..count] {
-                let Some((mut frame, meta)) = frame.take() else { continue };
+        while !frames.as_slice().is_empty() {
+            self.parse_ahead(link, pool, frames.as_slice(), &mut ahead);
+            for (Parsed { packet, outcome }, (mut frame, meta)) in ahead.iter().zip(frames.by_ref()) {
                 let verdict = match *outcome {
                     Ok(hash) => {
                         self.share(now, link, packet, pool.bytes(&frame), meta);
@@ -359,10 +357,8 @@ impl Shard {
                 let verdict = self.pass_on(verdict, link, pool.bytes(&frame), meta);
                 self.settle(verdict, pool, frame, meta, tx);
             }
-            if count < AHEAD {
-                break;
-            }
         }
+        drop(frames);
         self.ahead = ahead;
     }
 
@@ -505,33 +501,27 @@ impl Shard {
         strangers.map(|accepted| (accepted.key, self.engine.buffered(accepted.id)))
     }
 
-    /// Parses the next frames before any table is touched, so that the table's lines arrive meanwhile; says how many.
+    /// Parses the next frames before any table is touched, so that the table's lines arrive meanwhile.
     fn parse_ahead<P: Pool + ?Sized>(
         &self,
         link: LinkId,
         pool: &P,
-        frames: &mut impl Iterator<Item = (Frame, Meta)>,
+        frames: &[(Frame, Meta)],
         ahead: &mut [Parsed],
-    ) -> usize {
+    ) {
         let attached = self.links.get(usize::from(link.0));
-        let mut count = 0;
-        for (parsed, (frame, meta)) in ahead.iter_mut().zip(frames) {
-            parsed.outcome = match attached {
+        for (Parsed { packet, outcome }, (frame, meta)) in ahead.iter_mut().zip(frames) {
+            *outcome = match attached {
                 Some(attached) => {
-                    wire::parse_into(pool.bytes(&frame), &meta, &attached.rules, &mut parsed.packet).map(
-                        |()| {
-                            let hash = self.engine.hash(&parsed.packet.key());
-                            self.engine.touch(hash);
-                            hash
-                        },
-                    )
+                    wire::parse_into(pool.bytes(frame), meta, &attached.rules, packet).map(|()| {
+                        let hash = self.engine.hash(&packet.key);
+                        self.engine.touch(hash);
+                        hash
+                    })
                 }
                 None => Err(Reason::NotOurs),
             };
-            parsed.frame = Some((frame, meta));
-            count += 1;
         }
-        count
     }
 
     /// Judges one frame.
@@ -547,7 +537,7 @@ impl Shard {
         if packet.kind != Kind::Tcp {
             return self.neighbourly(now, link, packet, pool.bytes_mut(frame));
         }
-        let key = packet.key();
+        let key = packet.key;
         if let Some(id) = self.engine.find(hash, &key) {
             if self.engine.link(id) != Some(link) {
                 return Verdict::Drop(Reason::NotOurs);
@@ -599,10 +589,10 @@ impl Shard {
         frame: &mut Frame,
     ) -> Verdict {
         let attached = &self.links[usize::from(link.0)];
-        if !attached.link.usable(packet.destination) {
+        if !attached.link.usable(packet.key.local) {
             return Verdict::Drop(Reason::NotOurs);
         }
-        let found = self.listeners.find(link, packet.destination, packet.destination_port);
+        let found = self.listeners.find(link, packet.key.local, packet.key.local_port);
         let listener = found.map(|(_, listener)| listener);
         match self.screen.stranger(
             now,
@@ -642,7 +632,7 @@ impl Shard {
         packet: &Packet,
         agreed: &Agreed,
     ) -> Result<FlowId, Reason> {
-        let key = packet.key();
+        let key = packet.key;
         if let Some(victim) = self.admission.admit(key.remote, self.engine.buffers_short())? {
             self.engine.evict(victim, Reason::Evicted);
         }

@@ -29,6 +29,9 @@ pub(crate) struct Sip<const C: usize, const D: usize> {
 pub(crate) type Sip13 = Sip<1, 3>;
 
 impl<const C: usize, const D: usize> Sip<C, D> {
+    /// A place for a state.
+    pub(crate) const ZERO: Self = Sip { v: [0; 4] };
+
     #[inline]
     pub(crate) fn new(key: &SipKey) -> Self {
         Sip {

@@ -30,7 +30,7 @@ impl Link {
                 } else {
                     IcmpErrorKind::Unreachable
                 };
-                self.error(received.packet.destination, quoted_v4(quote), kind)
+                self.error(received.packet.key.local, quoted_v4(quote), kind)
             }
             _ => Answer::Drop(Reason::IcmpIgnored),
         }
@@ -53,13 +53,13 @@ impl Link {
             (Icmpv6Message::DstUnreachable, _) => IcmpErrorKind::Unreachable,
             _ => return Answer::Drop(Reason::IcmpIgnored),
         };
-        self.error(received.packet.destination, quoted_v6(message.payload()), kind)
+        self.error(received.packet.key.local, quoted_v6(message.payload()), kind)
     }
 
     /// Turns an echo request to one of our addresses into its reply: same data, same length.
     fn pong(&mut self, now: Instant, mut received: Received<'_>) -> Answer {
         let packet = received.packet;
-        if !self.usable(packet.destination) {
+        if !self.usable(packet.key.local) {
             return Answer::Drop(Reason::NotOurs);
         }
         if !self.pings.take(now) {
@@ -68,7 +68,7 @@ impl Link {
         received.address_frame(packet.source_mac, self.config.mac);
         let (header, message) = received.bytes[packet.network()..packet.end()]
             .split_at_mut(packet.transport() - packet.network());
-        match (packet.source.v4(), packet.destination.v4()) {
+        match (packet.key.remote.v4(), packet.key.local.v4()) {
             (Some(source), Some(own)) => {
                 let mut header = Ipv4Packet::new_unchecked(header);
                 header.set_src_addr(own.into());
@@ -80,8 +80,8 @@ impl Link {
                 message.fill_checksum();
             }
             _ => {
-                let own = Ipv6Address::from(packet.destination.octets());
-                let source = Ipv6Address::from(packet.source.octets());
+                let own = Ipv6Address::from(packet.key.local.octets());
+                let source = Ipv6Address::from(packet.key.remote.octets());
                 let mut header = Ipv6Packet::new_unchecked(header);
                 header.set_src_addr(own);
                 header.set_dst_addr(source);

@@ -37,8 +37,8 @@ impl Link {
                     return Answer::Drop(Reason::NeighbourInvalid);
                 };
                 let target = Address::from(target_addr);
-                let unicast = received.packet.destination == target;
-                let group = received.packet.destination == Address::from(solicited_node(target));
+                let unicast = received.packet.key.local == target;
+                let group = received.packet.key.local == Address::from(solicited_node(target));
                 if !self.owns(target) || !(unicast || group) {
                     return Answer::Drop(Reason::NeighbourInvalid);
                 }
@@ -46,7 +46,7 @@ impl Link {
             }
             Ok(NdiscRepr::NeighborAdvert { flags, target_addr, lladdr }) => {
                 let solicited = flags.contains(NdiscNeighborFlags::SOLICITED);
-                let to_group = Ipv6Address::from(received.packet.destination.octets()).is_multicast();
+                let to_group = Ipv6Address::from(received.packet.key.local.octets()).is_multicast();
                 let (Ok(station), false) = (station(lladdr), solicited && to_group) else {
                     return Answer::Drop(Reason::NeighbourInvalid);
                 };
@@ -79,18 +79,18 @@ impl Link {
         if received.packet.source_mac == self.config.mac {
             return Answer::Quiet; // our own probe, looped back (RFC 7527)
         }
-        let unspecified = received.packet.source == Address::from_v6([0; 16]);
+        let unspecified = received.packet.key.remote == Address::from_v6([0; 16]);
         if unspecified && (asked.unicast || asked.station.is_some()) {
             return Answer::Drop(Reason::NeighbourInvalid);
         }
-        if self.contested(now, received.packet.source, |_| true)
+        if self.contested(now, received.packet.key.remote, |_| true)
             || (unspecified && self.contested(now, asked.target, |claim| claim.tentative()))
         {
             return Answer::Drop(Reason::AddressConflict);
         }
         if asked.station.is_some() {
             let heard = Heard {
-                address: received.packet.source,
+                address: received.packet.key.remote,
                 mac: asked.station,
                 solicited: false,
                 replaces: true,
@@ -116,7 +116,7 @@ impl Link {
     /// Turns a solicitation into its advertisement (section 7.2.4).
     fn neighbour_reply(&self, mut received: Received<'_>, asked: Solicitation) -> Answer {
         let own = Ipv6Address::from(asked.target.octets());
-        let to = Ipv6Address::from(received.packet.source.octets());
+        let to = Ipv6Address::from(received.packet.key.remote.octets());
         let repr = NdiscRepr::NeighborAdvert {
             flags: NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::OVERRIDE,
             target_addr: own,

@@ -6,9 +6,10 @@
 //!  parity   MSS     profile      tuple bits         whole bits
 //! ```
 //!
-//! The tuple bits are a MAC over 4-tuple, slot, MSS and profile; the whole bits cover the peer's initial sequence number
-//! too. Only the first segment after the SYN shows that number, so only it verifies in whole; a later one that overtook
-//! it is known by the tuple bits.
+//! A MAC over 4-tuple, slot, MSS and profile gives 64 bits. Six of them are the tuple bits; mixed with the peer's initial
+//! sequence number they give the whole bits. Only the first segment after the SYN shows that number, so only it verifies
+//! in whole; a later one that overtook it is known by the tuple bits. The mixing needs no key: who has seen a cookie for a
+//! 4-tuple need not guess one, and to everybody else the 64 bits are random, hence for each number the whole bits too.
 //!
 //! A slot is 64 seconds of UTC. Each slot has a key of its own, derived from the fleet's secret; two live at once. The
 //! parity bit says which: the current slot or its neighbour, which is the former one for the first 48 seconds and the
@@ -34,6 +35,12 @@ pub const TUPLE_BITS: u32 = 6;
 pub const WHOLE_BITS: u32 = 20;
 
 const CHOICE_BITS: u32 = 5;
+/// No slot has this number.
+const NO_KEYS: [(u64, Sip13); 2] = [(u64::MAX, Sip13::ZERO); 2];
+/// Spreads an initial sequence number over 64 bits, and carries every bit of the mixture into the highest ones: any odd
+/// numbers without pattern would do (these are 2^64 over the golden ratio, and what xxHash multiplies by).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+const MIX: u64 = 0xc2b2_ae3d_27d4_eb4f;
 
 /// What a cookie carries for the flow to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +88,8 @@ impl Generation {
 pub struct Cookies {
     newest: Generation,
     former: Option<Generation>,
-    /// The key of the last slot seen of either parity.
-    keys: [Option<(u64, SipKey)>; 2],
+    /// The last slot seen of either parity, and the hash of nothing under its key.
+    keys: [(u64, Sip13); 2],
     /// Which bits of a number are compared.
     tuple_mask: u32,
     whole_mask: u32,
@@ -101,7 +108,7 @@ impl Cookies {
         Cookies {
             newest: Generation::new(master, 0),
             former: None,
-            keys: [None; 2],
+            keys: NO_KEYS,
             tuple_mask: ones(tuple_bits, TUPLE_BITS) << WHOLE_BITS,
             whole_mask: ones(whole_bits, WHOLE_BITS),
         }
@@ -114,7 +121,7 @@ impl Cookies {
         if replaced.from < self.newest.from {
             self.former = Some(replaced);
         }
-        self.keys = [None; 2];
+        self.keys = NO_KEYS;
     }
 
     /// Our initial sequence number for a SYN with the initial sequence number `irs`.
@@ -134,35 +141,35 @@ impl Cookies {
         }
     }
 
+    #[inline]
     fn in_slot(&mut self, slot: u64, flow: &FlowKey, irs: Seq, choice: Choice) -> Seq {
-        let sip = Sip13::new(&self.key(slot));
+        let sip = self.keyed(slot);
         let last = ports(flow) << 32 | u64::from((slot as u32) << CHOICE_BITS | choice.bits());
-        // One beginning, two messages: without and with the peer's number. Their lengths keep them apart.
-        let (tuple, whole) = match addresses(flow) {
-            Addresses::V4(word) => {
-                let sip = sip.word(word).word(last);
-                (sip.finish(16, 0), sip.finish(20, irs.0.into()))
-            }
+        let mac = match addresses(flow) {
+            Addresses::V4(word) => sip.word(word).word(last).finish(16, 0),
             Addresses::V6(words) => {
-                let sip = words.iter().fold(sip, |sip, &word| sip.word(word)).word(last);
-                (sip.finish(40, 0), sip.finish(44, irs.0.into()))
+                words.iter().fold(sip, |sip, &word| sip.word(word)).word(last).finish(40, 0)
             }
         };
-        let tuple = (tuple as u32 & ((1 << TUPLE_BITS) - 1)) << WHOLE_BITS;
-        let whole = whole as u32 & ((1 << WHOLE_BITS) - 1);
+        let tuple = (mac as u32 & ((1 << TUPLE_BITS) - 1)) << WHOLE_BITS;
+        let mixed = (mac ^ u64::from(irs.0).wrapping_mul(SPREAD)).wrapping_mul(MIX);
+        let whole = (mixed >> (u64::BITS - WHOLE_BITS)) as u32;
         Seq((slot as u32) << 31 | choice.bits() << (TUPLE_BITS + WHOLE_BITS) | tuple | whole)
     }
 
-    fn key(&mut self, slot: u64) -> SipKey {
-        let place = (slot & 1) as usize;
-        match self.keys[place] {
-            Some((at, key)) if at == slot => key,
-            _ => {
-                let key = derive(&self.generation(slot).master, b"syn cookie", slot);
-                self.keys[place] = Some((slot, key));
-                key
-            }
+    #[inline]
+    fn keyed(&mut self, slot: u64) -> Sip13 {
+        match self.keys[(slot & 1) as usize] {
+            (at, sip) if at == slot => sip,
+            _ => self.rekeyed(slot),
         }
+    }
+
+    #[cold]
+    fn rekeyed(&mut self, slot: u64) -> Sip13 {
+        let sip = Sip13::new(&derive(&self.generation(slot).master, b"syn cookie", slot));
+        self.keys[(slot & 1) as usize] = (slot, sip);
+        sip
     }
 
     fn generation(&self, slot: u64) -> &Generation {

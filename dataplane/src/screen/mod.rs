@@ -19,7 +19,7 @@ use spent::Spent;
 use crate::Reason;
 use crate::shard::{Accept, Listener};
 use crate::time::Instant;
-use crate::wire::{Agreed, Emitted, Flags, FlowKey, Head, LinkRules, Options, Packet, Seq};
+use crate::wire::{Agreed, Emitted, Flags, FlowKey, Head, LinkRules, Packet, Seq};
 
 /// What becomes of a segment that belongs to no flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +85,8 @@ pub struct Screen {
     cookies: Cookies,
     cap: ReplyCap,
     spent: Spent,
-    /// An instant and the milliseconds of UTC at it.
-    utc: (Instant, u64),
+    /// Microseconds from the clock's origin to the Unix epoch, wrapping.
+    epoch: u64,
     statistics: ScreenStatistics,
 }
 
@@ -99,14 +99,14 @@ impl Screen {
             cookies: Cookies::new(master),
             cap: ReplyCap::new(config.replies_per_second, config.reply_buckets_log2, seed),
             spent: Spent::new(config.spent_log2, seed),
-            utc: (Instant::ZERO, 0),
+            epoch: 0,
             statistics: ScreenStatistics::default(),
         }
     }
 
     /// Says that `now` is `unix_ms` milliseconds of UTC. To be repeated whenever the host's clock may have moved.
     pub fn set_utc(&mut self, now: Instant, unix_ms: u64) {
-        self.utc = (now, unix_ms);
+        self.epoch = unix_ms.wrapping_mul(1_000).wrapping_sub(now.micros());
     }
 
     /// Replaces the fleet's secret from the slot that contains `from_unix_ms` on. The former one stays valid for cookies
@@ -153,20 +153,19 @@ impl Screen {
         offset: u32,
         bytes: &mut [u8],
     ) -> Answer {
-        if !self.cap.take(now, packet.source) {
+        if !self.cap.take(now, packet.key.remote) {
             return Answer::Drop(Reason::ReplyCap);
         }
-        let (utc, flow, offer) = (self.utc(now), packet.key(), packet.found());
+        let (utc, offer) = (self.utc(now), packet.found());
         let (irs, _) = packet.numbers(bytes);
         let choice = synack::choose(offer, self.table(packet));
-        let options = Options {
-            mss: offer.mss.map(|_| synack::own_mss(packet.source.is_v4(), link.mtu)),
-            window_scale: offer.window_scale.map(|_| synack::WINDOW_SCALE),
-            sack_permitted: offer.sack_permitted,
-            timestamps: offer.timestamps.map(|(value, _)| (synack::stamp(utc, offset, offer), value)),
-            ..Options::default()
-        };
-        let iss = self.cookies.make(utc, &flow, irs, choice);
+        let options = Emitted::handshake(
+            offer.mss.map(|_| synack::own_mss(packet.key.remote.is_v4(), link.mtu)),
+            offer.sack_permitted,
+            offer.timestamps.map(|(value, _)| (synack::stamp(utc, offset, offer), value)),
+            offer.window_scale.map(|_| synack::WINDOW_SCALE),
+        );
+        let iss = self.cookies.make(utc, &packet.key, irs, choice);
         let flags = Flags::SYN.with(Flags::ACK);
         let reply = Reply { seq: iss, ack: irs + 1, flags, window: synack::WINDOW, options };
         let answer = write(bytes, packet, reply).map_or(Answer::Drop(Reason::NoFrame), Answer::Reply);
@@ -196,13 +195,13 @@ impl Screen {
     ) -> Answer {
         let (seq, ack) = packet.numbers(bytes);
         let (irs, iss) = (seq - 1, ack - 1);
-        let choice = match self.cookies.check(self.utc(now), &packet.key(), irs, iss) {
+        let choice = match self.cookies.check(self.utc(now), &packet.key, irs, iss) {
             Verdict::Whole(choice) => choice,
             _ if self.closing(now, packet, irs, iss) => return Answer::Drop(Reason::NoFlow),
             Verdict::Tuple => return Answer::Drop(Reason::Overtaken),
             Verdict::Foreign => return self.reset(now, packet, bytes, Reason::BadCookie),
         };
-        if self.spent.contains(now, &packet.key(), iss) {
+        if self.spent.contains(now, &packet.key, iss) {
             return Answer::Drop(Reason::SpentCookie);
         }
         let payload = bytes.get(packet.payload()..packet.end()).unwrap_or_default();
@@ -214,7 +213,7 @@ impl Screen {
             }
             _ => {}
         }
-        let mss = synack::mss(choice, self.table(packet), packet.source, link.mtu);
+        let mss = synack::mss(choice, self.table(packet), packet.key.remote, link.mtu);
         match synack::agreed(choice, (iss, irs), packet.found().timestamps, mss) {
             Some(agreed) => {
                 self.statistics.proofs += 1;
@@ -228,18 +227,18 @@ impl Screen {
     fn closing(&mut self, now: Instant, packet: &Packet, irs: Seq, iss: Seq) -> bool {
         packet.flags == Flags::ACK
             && packet.payload_len() == 0
-            && matches!(self.cookies.check(self.utc(now), &packet.key(), irs - 1, iss - 1), Verdict::Whole(_))
+            && matches!(self.cookies.check(self.utc(now), &packet.key, irs - 1, iss - 1), Verdict::Whole(_))
     }
 
     /// Answers the FIN of a peer that has said nothing with ours: health checks and introducers connect and hang up.
     fn close(&mut self, now: Instant, packet: &Packet, bytes: &mut [u8]) -> Answer {
-        if !self.cap.take(now, packet.source) {
+        if !self.cap.take(now, packet.key.remote) {
             return Answer::Drop(Reason::ReplyCap);
         }
         let (seq, ack) = packet.numbers(bytes);
         // The clock of a flow goes on from the value that came back; this one ends with it.
         let timestamps = packet.found().timestamps.map(|(value, echo)| (echo, value));
-        let options = Options { timestamps, ..Options::default() };
+        let options = Emitted::handshake(None, false, timestamps, None);
         let reply = Reply { seq: ack, ack: seq + 1, flags: Flags::FIN.with(Flags::ACK), window: 0, options };
         let answer = write(bytes, packet, reply).map_or(Answer::Drop(Reason::NoFrame), Answer::Reply);
         self.statistics.closes += u64::from(answer != Answer::Drop(Reason::NoFrame));
@@ -248,7 +247,7 @@ impl Screen {
 
     /// Answers with a reset (RFC 9293, section 3.5.2).
     fn reset(&mut self, now: Instant, packet: &Packet, bytes: &mut [u8], reason: Reason) -> Answer {
-        if !self.cap.take(now, packet.source) {
+        if !self.cap.take(now, packet.key.remote) {
             return Answer::Drop(Reason::ReplyCap);
         }
         let (seq, ack) = packet.numbers(bytes);
@@ -258,7 +257,7 @@ impl Screen {
             let controls = u32::from(packet.flags.has(Flags::SYN)) + u32::from(packet.flags.has(Flags::FIN));
             (Seq(0), seq + controls + packet.payload_len() as u32, Flags::RST.with(Flags::ACK))
         };
-        let reply = Reply { seq, ack, flags, window: 0, options: Options::default() };
+        let reply = Reply { seq, ack, flags, window: 0, options: Emitted::NONE };
         match write(bytes, packet, reply) {
             Some(len) => {
                 self.statistics.resets += 1;
@@ -269,12 +268,11 @@ impl Screen {
     }
 
     fn utc(&self, now: Instant) -> u64 {
-        let (then, unix_ms) = self.utc;
-        unix_ms.saturating_add(now.millis().saturating_sub(then.millis()))
+        now.micros().wrapping_add(self.epoch) / 1_000
     }
 
     fn table(&self, packet: &Packet) -> &[u16; 4] {
-        if packet.source.is_v4() { &self.config.mss_v4 } else { &self.config.mss_v6 }
+        if packet.key.remote.is_v4() { &self.config.mss_v4 } else { &self.config.mss_v6 }
     }
 }
 
@@ -283,7 +281,7 @@ struct Reply {
     ack: Seq,
     flags: Flags,
     window: u16,
-    options: Options,
+    options: Emitted,
 }
 
 /// Writes a reply over the packet that asked for it. It gets only the room that the packet took, so that never more
@@ -291,7 +289,7 @@ struct Reply {
 #[inline]
 fn write(bytes: &mut [u8], packet: &Packet, reply: Reply) -> Option<usize> {
     let head = Head {
-        key: &packet.key(),
+        key: &packet.key,
         source: packet.destination_mac,
         destination: packet.source_mac,
         tag: packet.vlan.filter(|_| packet.tagged()),
@@ -299,7 +297,7 @@ fn write(bytes: &mut [u8], packet: &Packet, reply: Reply) -> Option<usize> {
         ack: reply.ack,
         flags: reply.flags,
         window: reply.window,
-        options: Emitted::new(&reply.options),
+        options: reply.options,
     };
     head.build(bytes.get_mut(..packet.end())?)
 }

@@ -255,7 +255,7 @@ fn a_spent_cookie_opens_nothing() {
     let mut screen = screen();
     let (_, first) = handshake(&mut screen, &Sample::syn(), HELLO);
     let Answer::Proof(agreed) = shown(&mut screen, 0, &first) else { panic!("no proof") };
-    let key = parse(&first.frame(), &Meta::default(), &LINK).expect("a good frame").key();
+    let key = parse(&first.frame(), &Meta::default(), &LINK).expect("a good frame").key;
     screen.spent(Instant::ZERO, &key, agreed.iss);
     assert_eq!(shown(&mut screen, 1, &first), Answer::Drop(Reason::SpentCookie));
     // A new connection between the same ports has another number and passes.

@@ -1,6 +1,6 @@
 //! Writes an [`Outgoing`] segment into a frame: Ethernet, optional tag, IPv4 or IPv6, TCP, payload and checksums.
 
-use super::checksum::{copy_and_sum, finish, fold, pseudo, shifted, sum_words};
+use super::checksum::{copy_and_sum, finish, fold, numbers, shifted};
 use super::options::Emitted;
 use super::parse::{
     ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, IPV4_HEADER, IPV6_HEADER, PROTOCOL_TCP,
@@ -78,16 +78,16 @@ pub fn build_tcp(
     let checksum = if partial {
         to_first.copy_from_slice(first);
         to_second.copy_from_slice(second);
-        fold(pseudo).to_ne_bytes()
+        fold(pseudo)
     } else {
-        let mut total = pseudo + header + copy_and_sum(to_first, first);
+        let mut total = copy_and_sum(to_first, first);
         if !second.is_empty() {
             let added = copy_and_sum(to_second, second);
             total += if first.len().is_multiple_of(2) { added } else { shifted(added) };
         }
-        finish(total)
+        finish(pseudo + header + numbers(total))
     };
-    *frame.get_mut(start + CHECKSUM_OFFSET..)?.first_chunk_mut()? = checksum;
+    *frame.get_mut(start + CHECKSUM_OFFSET..)?.first_chunk_mut()? = checksum.to_be_bytes();
     let checksum = match partial {
         true => Checksum::Partial { start: start as u16, offset: CHECKSUM_OFFSET as u16 },
         false => Checksum::Unverified,
@@ -96,7 +96,7 @@ pub fn build_tcp(
     Some(Built { len: end + length, meta: Meta { checksum, vlan, segment: segment.segment } })
 }
 
-/// Where headers went, and what they add to the checksum.
+/// Where headers went, and what they add to the checksum, as numbers.
 struct Written {
     /// Offset of the TCP header.
     start: usize,
@@ -113,7 +113,7 @@ impl Head<'_> {
     #[inline]
     pub(crate) fn build(&self, frame: &mut [u8]) -> Option<usize> {
         let Written { start, end, pseudo, header } = self.write(frame, 0)?;
-        *frame.get_mut(start + CHECKSUM_OFFSET..)?.first_chunk_mut()? = finish(pseudo + header);
+        *frame.get_mut(start + CHECKSUM_OFFSET..)?.first_chunk_mut()? = finish(pseudo + header).to_be_bytes();
         Some(end)
     }
 
@@ -129,18 +129,18 @@ impl Head<'_> {
             if v4 { write_ipv4(rest, self.key, length)? } else { write_ipv6(rest, self.key, length)? };
         let fixed = self.tcp();
         let (to_fixed, to_options) = rest.get_mut(network..)?.split_at_mut_checked(TCP_HEADER)?;
-        put(to_fixed, &fixed)?;
-        put(to_options, options)?;
+        let header = put(to_fixed, &fixed)? + put(to_options, options)?;
         let start = link + network;
-        let header = sum_words(&fixed) + sum_words(options);
         Some(Written { start, end: start + length - payload, pseudo, header })
     }
 
     #[inline]
     fn write_link(&self, frame: &mut [u8], ethertype: u16) -> Option<usize> {
-        let (Mac([d0, d1, d2, d3, d4, d5]), Mac([s0, s1, s2, s3, s4, s5])) = (self.destination, self.source);
-        let [t0, t1] = if self.tag.is_some() { ETHERTYPE_VLAN } else { ethertype }.to_be_bytes();
-        *frame.first_chunk_mut::<ETHERNET>()? = [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1];
+        let header = frame.first_chunk_mut::<ETHERNET>()?;
+        header[..6].copy_from_slice(&self.destination.0);
+        header[6..12].copy_from_slice(&self.source.0);
+        let outer = if self.tag.is_some() { ETHERTYPE_VLAN } else { ethertype };
+        header[12..].copy_from_slice(&outer.to_be_bytes());
         let Some(tag) = self.tag else { return Some(ETHERNET) };
         let inner = u32::from(tag) << 16 | u32::from(ethertype);
         *frame.get_mut(ETHERNET..)?.first_chunk_mut()? = inner.to_be_bytes();
@@ -174,9 +174,9 @@ fn write_ipv4(into: &mut [u8], key: &FlowKey, length: usize) -> Option<(usize, u
         source,
         destination,
     ];
-    words[2] |= u32::from(u16::from_be_bytes(finish(sum_words(&words))));
+    words[2] |= u32::from(finish(words.iter().copied().map(u64::from).sum()));
     put(into, &words)?;
-    Some((IPV4_HEADER, sum_words(&words[3..]) + pseudo(PROTOCOL_TCP, length)))
+    Some((IPV4_HEADER, u64::from(source) + u64::from(destination) + pseudo(length)))
 }
 
 /// Writes an IPv6 header for `length` bytes of TCP; gives its length and the sum of the pseudo-header.
@@ -200,17 +200,25 @@ fn write_ipv6(into: &mut [u8], key: &FlowKey, length: usize) -> Option<(usize, u
         quarter(destination, 2),
         quarter(destination, 3),
     ];
-    put(into, &words)?;
-    Some((IPV6_HEADER, sum_words(&words[2..]) + pseudo(PROTOCOL_TCP, length)))
+    let sum = put(into, &words)? - u64::from(words[0]) - u64::from(words[1]);
+    Some((IPV6_HEADER, sum + pseudo(length)))
 }
 
-/// Writes words in the byte order of the wire.
-fn put(into: &mut [u8], words: &[u32]) -> Option<()> {
+/// Writes words in the byte order of the wire; gives their sum.
+#[inline(always)]
+fn put(into: &mut [u8], words: &[u32]) -> Option<u64> {
     let places = into.as_chunks_mut::<4>().0.get_mut(..words.len())?;
-    for (place, word) in places.iter_mut().zip(words) {
+    let mut sum = 0;
+    for (place, &word) in places.iter_mut().zip(words) {
         *place = word.to_be_bytes();
+        sum += u64::from(word);
     }
-    Some(())
+    Some(sum)
+}
+
+/// The part of the pseudo-header that is not an address: protocol and length, as numbers.
+fn pseudo(length: usize) -> u64 {
+    u64::from(PROTOCOL_TCP) + length as u64
 }
 
 #[cfg(test)]

@@ -40,36 +40,16 @@ impl Found {
             found.note(TIMESTAMPS, &only[4..], 4);
             return Ok(found);
         }
-        if let Ok(
-            &[
-                MSS,
-                4,
-                m0,
-                m1,
-                SACK_PERMITTED,
-                2,
-                TIMESTAMPS,
-                10,
-                a,
-                b,
-                c,
-                d,
-                e,
-                f,
-                g,
-                h,
-                NOP,
-                WINDOW_SCALE,
-                3,
-                shift,
-            ],
-        ) = <&[u8; 20]>::try_from(bytes)
+        if let Ok(all) = <&[u8; 20]>::try_from(bytes)
+            && let (&[mss, second, value, echo, scale], []) = all.as_chunks::<4>()
+            && let ([MSS, 4, m0, m1], [NOP, WINDOW_SCALE, 3, shift]) = (mss, scale)
+            && second == [SACK_PERMITTED, 2, TIMESTAMPS, 10]
         {
             return Ok(Found {
                 mss: Some(u16::from_be_bytes([m0, m1])),
                 window_scale: Some(shift),
                 sack_permitted: true,
-                timestamps: Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))),
+                timestamps: Some((u32::from_be_bytes(value), u32::from_be_bytes(echo))),
                 sack: (0, 0),
             });
         }
@@ -132,26 +112,42 @@ pub(crate) struct Emitted {
 }
 
 impl Emitted {
-    /// Lays `options` out: MSS, SACK permitted, timestamps and window scale in the order of a SYN, then as many SACK
-    /// blocks as fit (RFC 2018, section 3). They never take more room than the same options in a peer's header.
+    /// None.
+    pub(crate) const NONE: Emitted = Emitted { words: [0; OPTIONS_MAX / 4], count: 0 };
+
+    /// Lays `options` out: those of a handshake, then as many SACK blocks as fit (RFC 2018, section 3). They never take more
+    /// room than the same options in a peer's header.
     #[inline]
     pub(crate) fn new(options: &Options) -> Self {
-        let mut emitted = Emitted { words: [0; OPTIONS_MAX / 4], count: 0 };
-        if let Some(mss) = options.mss {
+        let Options { mss, window_scale, sack_permitted, timestamps, sack } = options;
+        let mut emitted = Emitted::handshake(*mss, *sack_permitted, *timestamps, *window_scale);
+        emitted.push_sack(sack.as_slice());
+        emitted
+    }
+
+    /// Lays the options of a handshake out in the order of a SYN: MSS, SACK permitted, timestamps and window scale.
+    #[inline]
+    pub(crate) fn handshake(
+        mss: Option<u16>,
+        sack_permitted: bool,
+        timestamps: Option<(u32, u32)>,
+        window_scale: Option<u8>,
+    ) -> Self {
+        let mut emitted = Emitted::NONE;
+        if let Some(mss) = mss {
             emitted.push(quad(MSS, 4, 0, 0) | u32::from(mss));
         }
-        if let Some((value, echo)) = options.timestamps {
-            let (first, second) = if options.sack_permitted { (SACK_PERMITTED, 2) } else { (NOP, NOP) };
+        if let Some((value, echo)) = timestamps {
+            let (first, second) = if sack_permitted { (SACK_PERMITTED, 2) } else { (NOP, NOP) };
             emitted.push(quad(first, second, TIMESTAMPS, 10));
             emitted.push(value);
             emitted.push(echo);
-        } else if options.sack_permitted {
+        } else if sack_permitted {
             emitted.push(quad(NOP, NOP, SACK_PERMITTED, 2));
         }
-        if let Some(shift) = options.window_scale {
+        if let Some(shift) = window_scale {
             emitted.push(quad(NOP, WINDOW_SCALE, 3, shift));
         }
-        emitted.push_sack(options.sack.as_slice());
         emitted
     }
 

@@ -68,18 +68,13 @@ pub struct Packet {
     pub destination_mac: Mac,
     /// The 802.1Q tag with its priority bits, from the bytes or from the metadata.
     pub vlan: Option<u16>,
-    /// IP source; for ARP the sender's protocol address.
-    pub source: Address,
-    /// IP destination; for ARP the target's protocol address.
-    pub destination: Address,
+    /// The flow that a TCP segment belongs to, from our side: its destination is local. ICMP and ICMPv6 have no ports; for
+    /// ARP the sender's protocol address is remote and the target's local.
+    pub key: FlowKey,
     /// IP time to live or hop limit; 255 for ARP.
     pub hop_limit: u8,
     /// TCP control bits; empty for others.
     pub flags: Flags,
-    /// TCP source port.
-    pub source_port: u16,
-    /// TCP destination port.
-    pub destination_port: u16,
     /// Segments of the wire that the driver merged into this frame.
     pub merged: u16,
     network: u8,
@@ -97,12 +92,14 @@ impl Default for Packet {
             source_mac: Mac::default(),
             destination_mac: Mac::default(),
             vlan: None,
-            source: Address::default(),
-            destination: Address::default(),
+            key: FlowKey {
+                local: Address::default(),
+                remote: Address::default(),
+                local_port: 0,
+                remote_port: 0,
+            },
             hop_limit: u8::MAX,
             flags: Flags::default(),
-            source_port: 0,
-            destination_port: 0,
             merged: 1,
             network: 0,
             transport: 0,
@@ -114,16 +111,6 @@ impl Default for Packet {
 }
 
 impl Packet {
-    /// The flow that a TCP segment belongs to, from our side: its destination is local.
-    pub fn key(&self) -> FlowKey {
-        FlowKey {
-            local: self.destination,
-            remote: self.source,
-            local_port: self.destination_port,
-            remote_port: self.source_port,
-        }
-    }
-
     /// Offset of the ARP or IP header in the frame.
     pub fn network(&self) -> usize {
         usize::from(self.network)
@@ -184,6 +171,13 @@ impl Packet {
         &self.found
     }
 
+    /// Fills in what only a TCP segment has.
+    fn without_segment(&mut self) {
+        (self.flags, self.merged, self.found) = (Flags::default(), 1, Found::default());
+        (self.key.local_port, self.key.remote_port) = (0, 0);
+        self.payload = self.transport;
+    }
+
     fn options<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         bytes.get(self.transport() + TCP_HEADER..self.payload()).unwrap_or_default()
     }
@@ -209,12 +203,14 @@ pub fn parse_into(bytes: &[u8], meta: &Meta, link: &LinkRules, packet: &mut Pack
     }
 }
 
-/// Checks stations and VLAN; leaves a packet whose other fields wait to be filled, and says the type of what follows.
+/// Checks stations and VLAN; fills in the fields of this layer, and says the type of what follows.
 #[inline]
 fn ethernet(bytes: &[u8], meta: &Meta, link: &LinkRules, packet: &mut Packet) -> Result<u16, Reason> {
-    let header = bytes.first_chunk::<ETHERNET>().ok_or(Reason::Truncated)?;
-    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
-    let (destination_mac, source_mac) = (Mac([d0, d1, d2, d3, d4, d5]), Mac([s0, s1, s2, s3, s4, s5]));
+    let (addresses, &[t0, t1]) = bytes
+        .first_chunk::<ETHERNET>()
+        .and_then(|header| header.split_last_chunk::<2>())
+        .ok_or(Reason::Truncated)?;
+    let [destination_mac, source_mac] = [0, 6].map(|at| Mac(*chunk(addresses, at).unwrap_or(&[0; 6])));
     if source_mac.is_group() || (destination_mac != link.mac && !destination_mac.is_group()) {
         return Err(Reason::WrongStation);
     }
@@ -232,15 +228,8 @@ fn ethernet(bytes: &[u8], meta: &Meta, link: &LinkRules, packet: &mut Packet) ->
     if vlan.map_or(0, |tag| tag & VLAN_ID) != link.vlan.unwrap_or(0) {
         return Err(Reason::WrongVlan);
     }
-    *packet = Packet {
-        source_mac,
-        destination_mac,
-        vlan,
-        network: network as u8,
-        transport: network as u8,
-        payload: network as u8,
-        ..Packet::default()
-    };
+    (packet.source_mac, packet.destination_mac, packet.vlan) = (source_mac, destination_mac, vlan);
+    packet.network = network as u8;
     Ok(ethertype)
 }
 
@@ -252,9 +241,13 @@ fn arp(bytes: &[u8], packet: &mut Packet) -> Result<(), Reason> {
     if message.first_chunk() != Some(&SHAPE) {
         return Err(Reason::NeighbourInvalid);
     }
-    packet.source = Address::from_v4(word(message, 14).to_be_bytes());
-    packet.destination = Address::from_v4(word(message, 24).to_be_bytes());
+    packet.kind = Kind::Arp;
+    packet.key.remote = Address::from_v4(word(message, 14).to_be_bytes());
+    packet.key.local = Address::from_v4(word(message, 24).to_be_bytes());
+    packet.hop_limit = u8::MAX;
     packet.end = (packet.network() + LENGTH) as u32;
+    packet.transport = packet.network;
+    packet.without_segment();
     Ok(())
 }
 
@@ -293,8 +286,8 @@ fn ipv4(bytes: &[u8], meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
     if packet.destination_mac.is_group() {
         return Err(Reason::WrongStation);
     }
-    packet.source = Address::from_v4(source.to_be_bytes());
-    packet.destination = Address::from_v4(destination.to_be_bytes());
+    packet.key.remote = Address::from_v4(source.to_be_bytes());
+    packet.key.local = Address::from_v4(destination.to_be_bytes());
     packet.transport = (network + IPV4_HEADER) as u8;
     packet.end = (network + total) as u32;
     let pseudo = match packet.kind {
@@ -336,8 +329,8 @@ fn ipv6(bytes: &[u8], meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
     if packet.destination_mac.is_group() && !icmp {
         return Err(Reason::WrongStation);
     }
-    packet.source = source;
-    packet.destination = destination;
+    packet.key.remote = source;
+    packet.key.local = destination;
     packet.transport = start as u8;
     packet.end = (start + length) as u32;
     transport(message, sum(&header[8..]) + pseudo(protocol, length), meta, packet)
@@ -348,15 +341,29 @@ fn transport(message: &[u8], pseudo: u64, meta: &Meta, packet: &mut Packet) -> R
     if packet.kind == Kind::Tcp {
         tcp(message, meta, packet)?;
     } else {
-        packet.payload = packet.transport;
+        packet.without_segment();
         if message.len() < ICMP_HEADER {
             return Err(Reason::Truncated);
         }
     }
-    if meta.checksum == Checksum::Unverified && fold(pseudo + sum(message)) != u16::MAX {
+    if meta.checksum == Checksum::Unverified && fold(pseudo + sum_segment(message)) != u16::MAX {
         return Err(Reason::BadChecksum);
     }
     Ok(())
+}
+
+/// [`sum`], with the length of a SYN or of an ACK with timestamps known beforehand: most of a flood has one of them.
+#[inline]
+fn sum_segment(message: &[u8]) -> u64 {
+    const SYN: usize = TCP_HEADER + 20;
+    const ACK: usize = TCP_HEADER + 12;
+    if let Ok(message) = <&[u8; SYN]>::try_from(message) {
+        return sum(message);
+    }
+    match message.split_first_chunk::<ACK>() {
+        Some((header, payload)) => sum(header) + sum(payload),
+        None => sum(message),
+    }
 }
 
 #[inline]
@@ -370,17 +377,17 @@ fn tcp(segment: &[u8], meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
     if !sane(packet.flags) {
         return Err(Reason::BadFlags);
     }
-    packet.source_port = half(header, 0);
-    packet.destination_port = half(header, 2);
-    if packet.source_port == 0 || packet.destination_port == 0 {
+    packet.key.remote_port = half(header, 0);
+    packet.key.local_port = half(header, 2);
+    if packet.key.remote_port == 0 || packet.key.local_port == 0 {
         return Err(Reason::PortZero);
     }
     packet.found = Found::walk(segment.get(TCP_HEADER..data).unwrap_or_default())?;
     packet.payload = packet.transport + data as u8;
-    if meta.segment > 0 {
-        let count = (segment.len() - data).div_ceil(usize::from(meta.segment));
-        packet.merged = u16::try_from(count).unwrap_or(u16::MAX).max(1);
-    }
+    packet.merged = match meta.segment {
+        0 => 1,
+        each => u16::try_from((segment.len() - data).div_ceil(each.into())).unwrap_or(u16::MAX).max(1),
+    };
     Ok(())
 }
 
