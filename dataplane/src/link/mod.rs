@@ -286,12 +286,12 @@ impl Link {
         const SOLICITATION: u8 = 135;
         const ADVERTISEMENT: u8 = 136;
         let message = packet.message(bytes);
-        let claims_ours = self.owns(packet.source)
-            || packet.source == Address::from_v6([0; 16])
-            || packet.source == Address::from_v4([0; 4]) && self.owns(packet.destination);
+        let claims_ours = self.owns(packet.key.remote)
+            || packet.key.remote == Address::from_v6([0; 16])
+            || packet.key.remote == Address::from_v4([0; 4]) && self.owns(packet.key.local);
         match packet.kind {
             Kind::Arp => {
-                message.get(6..8) == Some(&ARP_REPLY) || packet.source == packet.destination || claims_ours
+                message.get(6..8) == Some(&ARP_REPLY) || packet.key.remote == packet.key.local || claims_ours
             }
             Kind::Icmpv6 if packet.hop_limit == 255 => match message.first() {
                 Some(&ADVERTISEMENT) => true,

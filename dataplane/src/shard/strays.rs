@@ -53,7 +53,7 @@ impl Shard {
     pub(super) fn elsewhere(&self, packet: &Packet) -> Option<u16> {
         let opens = packet.flags.has(Flags::SYN) && !packet.flags.has(Flags::ACK);
         let member = self.exchange.as_ref().filter(|_| !self.handed && !opens)?;
-        member.owner(&packet.key())
+        member.owner(&packet.key)
     }
 
     /// The other shard that holds a flow of which an ICMP error speaks.
