@@ -28,13 +28,14 @@
 //! - **What is lost before the hook is in no lane**: in the NIC's or the veth's own ring. Drivers report it in
 //!   [`PortStatistics::lost_before`], so that every drop is explained.
 //! - **The known lane must hold a burst**: at least 2,048 frames.
-//! - **System calls are per poll**: the kick, the reaping of completions, the refill and any updates of the table of known
-//!   flows belong into [`Port::flush`]; [`Port::known`] may only note what it is told.
+//! - **System calls are per poll**: the kick, the reaping of completions, the refill and any updates of the tables of known
+//!   flows and denied prefixes belong into [`Port::flush`]; [`Port::known`] and [`Port::deny`] may only note what they are
+//!   told.
 //! - **One descriptor to wait on.** Two sockets need an epoll descriptor above them, which is what [`Port::park`] returns.
 
 use std::os::fd::BorrowedFd;
 
-use crate::wire::{FlowKey, Mac};
+use crate::wire::{FlowKey, Mac, Prefix};
 
 /// Largest number of frames in a [`Batch`].
 pub const BATCH: usize = 64;
@@ -286,6 +287,11 @@ pub trait Port: Pool {
     fn known(&mut self, key: &FlowKey, on: bool) {
         let _ = (key, on);
     }
+    /// Hints that frames whose source lies in `prefix` may be dropped before any lane, or no longer. May do nothing: the
+    /// shard refuses them in any case. Prefixes may overlap; each is told on and off by itself.
+    fn deny(&mut self, prefix: Prefix, on: bool) {
+        let _ = (prefix, on);
+    }
     /// Asks the device for frames to an Ethernet group address, such as those of IPv6 neighbour discovery.
     fn join(&mut self, group: Mac) -> Result<(), PortError> {
         let _ = group;
@@ -334,6 +340,9 @@ impl<P: Port + ?Sized> Port for Box<P> {
     }
     fn known(&mut self, key: &FlowKey, on: bool) {
         (**self).known(key, on);
+    }
+    fn deny(&mut self, prefix: Prefix, on: bool) {
+        (**self).deny(prefix, on);
     }
     fn join(&mut self, group: Mac) -> Result<(), PortError> {
         (**self).join(group)

@@ -7,6 +7,7 @@ mod build;
 mod checksum;
 mod options;
 mod parse;
+mod prefix;
 #[cfg(test)]
 pub(crate) mod sample;
 mod seq;
@@ -14,6 +15,7 @@ mod seq;
 pub use address::{Address, FlowKey, Mac};
 pub use build::{BuildRules, Built, build_tcp};
 pub use parse::{Kind, LinkRules, Packet, parse, parse_into};
+pub use prefix::{Prefix, PrefixError};
 pub use seq::Seq;
 
 pub(crate) use build::Head;
