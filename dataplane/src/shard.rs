@@ -348,14 +348,16 @@ impl Shard {
             self.parse_ahead(link, pool, frames.as_slice(), &mut ahead);
             for (Parsed { packet, outcome }, (mut frame, meta)) in ahead.iter().zip(frames.by_ref()) {
                 let verdict = match *outcome {
-                    Ok(hash) => {
+                    Ok(hash) if packet.kind == Kind::Tcp => {
+                        self.segment(now, link, packet, hash, pool, &mut frame)
+                    }
+                    Ok(_) => {
                         self.share(now, link, packet, pool.bytes(&frame), meta);
-                        self.frame(now, link, packet, hash, pool, &mut frame)
+                        self.neighbourly(now, link, packet, pool.bytes_mut(&mut frame))
                     }
                     Err(reason) => Verdict::Drop(reason),
                 };
-                let verdict = self.pass_on(verdict, link, pool.bytes(&frame), meta);
-                self.settle(verdict, pool, frame, meta, tx);
+                self.settle(verdict, link, pool, frame, meta, tx);
             }
         }
         drop(frames);
@@ -524,8 +526,8 @@ impl Shard {
         }
     }
 
-    /// Judges one frame.
-    fn frame<P: Pool + ?Sized>(
+    /// A TCP segment: for a flow, for TIME-WAIT, for another shard, or a stranger's.
+    fn segment<P: Pool + ?Sized>(
         &mut self,
         now: Instant,
         link: LinkId,
@@ -534,11 +536,8 @@ impl Shard {
         pool: &mut P,
         frame: &mut Frame,
     ) -> Verdict {
-        if packet.kind != Kind::Tcp {
-            return self.neighbourly(now, link, packet, pool.bytes_mut(frame));
-        }
-        let key = packet.key;
-        if let Some(id) = self.engine.find(hash, &key) {
+        let key = &packet.key;
+        if let Some(id) = self.engine.find(hash, key) {
             if self.engine.link(id) != Some(link) {
                 return Verdict::Drop(Reason::NotOurs);
             }
@@ -546,7 +545,7 @@ impl Shard {
             let _ = self.engine.input(now, id, &packet.segment(pool.bytes(frame)), packet.source_mac);
             return Verdict::Done;
         }
-        match self.engine.waiting(now, hash, &key, || packet.segment(pool.bytes(frame))) {
+        match self.engine.waiting(now, hash, key, || packet.segment(pool.bytes(frame))) {
             Waiting::Stranger => match self.elsewhere(packet) {
                 Some(shard) => Verdict::Elsewhere(shard),
                 None => self.stranger(now, link, packet, hash, pool, frame),
@@ -666,6 +665,7 @@ impl Shard {
     fn settle<P: Pool + ?Sized>(
         &mut self,
         verdict: Verdict,
+        link: LinkId,
         pool: &mut P,
         mut frame: Frame,
         meta: Meta,
@@ -682,7 +682,11 @@ impl Shard {
                     }
                 }
             }
-            Verdict::Done | Verdict::Elsewhere(_) => pool.release(frame),
+            Verdict::Done => pool.release(frame),
+            Verdict::Elsewhere(shard) => {
+                self.pass_on(shard, link, pool.bytes(&frame), meta);
+                pool.release(frame);
+            }
             Verdict::Drop(reason) => {
                 self.statistics.reasons.count(reason);
                 pool.release(frame);

@@ -125,6 +125,7 @@ impl Cookies {
     }
 
     /// Our initial sequence number for a SYN with the initial sequence number `irs`.
+    #[inline]
     pub fn make(&mut self, unix_ms: u64, flow: &FlowKey, irs: Seq, choice: Choice) -> Seq {
         self.in_slot(unix_ms / SLOT_MS, flow, irs, choice)
     }
@@ -141,7 +142,7 @@ impl Cookies {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn in_slot(&mut self, slot: u64, flow: &FlowKey, irs: Seq, choice: Choice) -> Seq {
         let sip = self.keyed(slot);
         let last = ports(flow) << 32 | u64::from((slot as u32) << CHOICE_BITS | choice.bits());

@@ -118,6 +118,7 @@ impl Screen {
     /// Judges a TCP segment that belongs to no flow. `bytes` are those of `packet`; the answer is written over them. `offset`
     /// is a number that the 4-tuple decides and nobody else can guess: where its timestamp clock begins (RFC 7323, section
     /// 5.4; the flow goes on from the value that comes back).
+    #[inline]
     pub fn stranger(
         &mut self,
         now: Instant,

@@ -1,10 +1,10 @@
 //! Frames at the wrong shard: found out by the flow that they belong to, passed on once, taken in by their owner.
 
-use super::{FlowId, Shard, Verdict};
+use super::{FlowId, Shard};
 use crate::Reason;
 use crate::frame::{Batch, Checksum, Meta, Pool};
 use crate::time::Instant;
-use crate::wire::{Flags, FlowKey, Kind, LinkId, Packet};
+use crate::wire::{Flags, FlowKey, LinkId, Packet};
 
 impl Shard {
     /// Takes in the frames that other shards handed over for `link`, up to a batch; says how many. To be called after
@@ -63,21 +63,18 @@ impl Shard {
     }
 
     /// Copies a frame to the shard that holds its flow.
-    pub(super) fn pass_on(&mut self, verdict: Verdict, link: LinkId, bytes: &[u8], meta: Meta) -> Verdict {
-        let (Verdict::Elsewhere(to), Some(member)) = (&verdict, &self.exchange) else { return verdict };
-        if !member.hand_over(*to, link, bytes, checked(meta)) {
-            return Verdict::Drop(Reason::HandoverFull);
+    pub(super) fn pass_on(&mut self, shard: u16, link: LinkId, bytes: &[u8], meta: Meta) {
+        let Some(member) = &self.exchange else { return };
+        match member.hand_over(shard, link, bytes, checked(meta)) {
+            true => self.statistics.handed_over += 1,
+            false => self.statistics.reasons.count(Reason::HandoverFull),
         }
-        self.statistics.handed_over += 1;
-        verdict
     }
 
     /// Copies to the other shards what a neighbour says about itself or about one of our addresses: each of them asks for
     /// its own next hops, and the answer arrives at any queue.
     pub(super) fn share(&mut self, now: Instant, link: LinkId, packet: &Packet, bytes: &[u8], meta: Meta) {
-        let Some(member) = self.exchange.as_ref().filter(|_| !self.handed && packet.kind != Kind::Tcp) else {
-            return;
-        };
+        let Some(member) = self.exchange.as_ref().filter(|_| !self.handed) else { return };
         let concerns_all = self
             .links
             .get(usize::from(link.0))

@@ -297,6 +297,7 @@ fn ipv4(bytes: &[u8], meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
     transport(message, pseudo, meta, packet)
 }
 
+#[inline(never)]
 fn ipv6(bytes: &[u8], meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
     let network = packet.network();
     let header = chunk::<IPV6_HEADER>(bytes, network).ok_or(Reason::Truncated)?;
@@ -337,6 +338,7 @@ fn ipv6(bytes: &[u8], meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
 }
 
 /// What both families share: `pseudo` is the unfolded sum of the pseudo-header.
+#[inline]
 fn transport(message: &[u8], pseudo: u64, meta: &Meta, packet: &mut Packet) -> Result<(), Reason> {
     if packet.kind == Kind::Tcp {
         tcp(message, meta, packet)?;
