@@ -1,10 +1,15 @@
-//! Figures of Hedgerow beside those of its peers, measured in one run on one core.
+//! Figures of Hedgerow beside those of its peers, measured in one run on the same cores.
 //!
-//! A [`Figure`] measures one round of ours and one of the peer's in turn; [`measure`] interleaves the rounds, so that a
-//! noisy neighbour hits both, and reports medians. Speed is judged as a ratio to the peer, never as an absolute.
+//! There are two kinds. In memory, a [`Figure`] measures one round of ours and one of the peer's on one thread, and
+//! [`measure`] interleaves the rounds. Over the [`rig`], whole programs run in network namespaces; [`figures`] has one
+//! module per figure, and they too let the contestants take turns. Speed is judged as a ratio to the peer, never as an
+//! absolute, and in processor time, so that a noisy neighbour hits both.
 
 pub mod bulk;
+pub mod figures;
+pub mod plot;
 pub mod report;
+pub mod rig;
 pub mod smol;
 pub mod syn_ack;
 pub mod tls_accept;
@@ -12,7 +17,8 @@ pub mod world;
 
 use std::time::Duration;
 
-use report::Result;
+use hedgerow_tests::Outcome;
+use report::{Measured, Result};
 use rustix::time::{ClockId, clock_gettime};
 
 /// One named figure and the peer that it is held against.
@@ -33,14 +39,65 @@ pub trait Figure {
     fn theirs(&mut self) -> f64;
 }
 
-/// Makes a figure; the argument shortens its rounds.
-pub type Maker = fn(bool) -> Box<dyn Figure>;
+/// How a figure is to be measured.
+pub struct Settings<'a> {
+    /// Shorter rounds and fewer of them.
+    pub quick: bool,
+    /// Told what is being done, now and then.
+    pub progress: &'a dyn Fn(&str),
+}
 
-/// All figures by name, in the order of the report. Nothing is set up before its maker is called.
-pub const FIGURES: &[(&str, Maker)] = &[
-    ("syn-ack-memory", |quick| Box::new(syn_ack::SynAck::new(if quick { 200_000 } else { 1_000_000 }))),
-    ("bulk-memory", |quick| Box::new(bulk::Bulk::new(if quick { 256 << 20 } else { 1 << 30 }))),
-    ("tls-accept", |quick| Box::new(tls_accept::TlsAccept::new(if quick { 300 } else { 1_500 }))),
+/// What became of a figure.
+pub enum Answer {
+    /// It was measured.
+    Measured(Box<Measured>),
+    /// It cannot be measured here, for this reason.
+    Skipped(String),
+}
+
+/// How a figure is made.
+pub enum Kind {
+    /// In memory; the argument shortens its rounds.
+    Memory(fn(bool) -> Box<dyn Figure>),
+    /// Over the rig.
+    Rig(fn(&Settings<'_>) -> Outcome<Answer>),
+}
+
+/// A figure on the list.
+pub struct Entry {
+    /// The name on the command line and in the report.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// How it is made. Nothing is set up before.
+    pub kind: Kind,
+}
+
+const fn memory(name: &'static str, about: &'static str, make: fn(bool) -> Box<dyn Figure>) -> Entry {
+    Entry { name, about, kind: Kind::Memory(make) }
+}
+
+const fn over_rig(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Settings<'_>) -> Outcome<Answer>,
+) -> Entry {
+    Entry { name, about, kind: Kind::Rig(run) }
+}
+
+/// All figures, in the order of the report.
+pub const FIGURES: &[Entry] = &[
+    memory("syn-ack-memory", "SYNs answered by a shard, in memory, against smoltcp's resets", |quick| {
+        Box::new(syn_ack::SynAck::new(if quick { 200_000 } else { 1_000_000 }))
+    }),
+    memory("bulk-memory", "one stream from engine to engine, in memory, against smoltcp", |quick| {
+        Box::new(bulk::Bulk::new(if quick { 256 << 20 } else { 1 << 30 }))
+    }),
+    memory("tls-accept", "mutual TLS handshakes, against their primitives alone", |quick| {
+        Box::new(tls_accept::TlsAccept::new(if quick { 300 } else { 1_500 }))
+    }),
+    over_rig("syn-veth-packet", "SYNs answered on veth with AF_PACKET", figures::syn::packet),
+    over_rig("proxy-connects", "new connections through a TCP proxy", figures::connects::run),
 ];
 
 /// Processor time of this thread: what else the machine does counts for neither side.

@@ -4,16 +4,17 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use hedgerow_bench::{FIGURES, measure, report};
+use hedgerow_bench::report::Measured;
+use hedgerow_bench::{Answer, Entry, FIGURES, Kind, Settings, measure, report};
 
 const HELP: &str = "\
-Measures figures of Hedgerow beside those of its peers, interleaved in one run on one core.
+Measures figures of Hedgerow beside those of its peers, interleaved in one run on the same cores.
 
 usage: bench/run [NAME...] [--quick] [--out DIR] [--list]
 
   NAME       figures to run (default: all)
   --quick    shorter rounds and fewer of them
-  --out DIR  where figures.json goes (default: target/bench)
+  --out DIR  where figures.json, raw numbers and plots go (default: target/bench)
   --list     name the figures and stop
 ";
 
@@ -41,46 +42,83 @@ fn options() -> Result<Options, String> {
     Ok(options)
 }
 
-fn progress(name: &str, round: usize, rounds: usize) {
+/// Says what is being done, over the last line on a terminal; only the beginning of a figure elsewhere.
+fn progress(name: &str, what: &str) {
     if std::io::stderr().is_terminal() {
-        eprint!("\r{name:<16} round {} of {rounds} ", round + 1);
+        eprint!("\r\x1b[K{name:<20} {what}");
         let _ = std::io::stderr().flush();
-    } else if round == 0 {
-        eprintln!("{name}: {rounds} rounds");
     }
 }
 
-fn run(options: &Options) -> Result<(), String> {
-    let known = |name: &String| FIGURES.iter().any(|(figure, _)| figure == name);
+fn clear() {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+}
+
+fn one(entry: &Entry, quick: bool) -> Result<Answer, String> {
+    if !std::io::stderr().is_terminal() {
+        eprintln!("{}", entry.name);
+    }
+    match entry.kind {
+        Kind::Memory(make) => {
+            let rounds = if quick { 5 } else { 11 };
+            let mut figure = make(quick);
+            let result = measure(figure.as_mut(), rounds, |round| {
+                progress(entry.name, &format!("round {} of {rounds}", round + 1));
+            });
+            let raw = serde_json::json!(result.samples);
+            Ok(Answer::Measured(Box::new(Measured { result, raw, plots: vec![] })))
+        }
+        Kind::Rig(run) => run(&Settings { quick, progress: &|what| progress(entry.name, what) }),
+    }
+}
+
+/// Runs what was asked for; whether all of it could be measured.
+fn run(options: &Options) -> Result<bool, String> {
+    let known = |name: &String| FIGURES.iter().any(|entry| entry.name == name);
     if let Some(unknown) = options.names.iter().find(|name| !known(name)) {
         return Err(format!("no figure named {unknown}; --list names them"));
     }
-    let rounds = if options.quick { 5 } else { 11 };
-    let wanted = |name: &str| options.names.is_empty() || options.names.iter().any(|wanted| wanted == name);
-    let mut results = vec![];
-    for (name, make) in FIGURES.iter().filter(|(name, _)| wanted(name)) {
-        let mut figure = make(options.quick);
-        if options.list {
-            println!("{name:<16} against {}", figure.peer());
-            continue;
-        }
-        results.push(measure(figure.as_mut(), rounds, |round| progress(name, round, rounds)));
-        if std::io::stderr().is_terminal() {
-            eprint!("\r{:50}\r", "");
-        }
-    }
+    let wanted =
+        |entry: &&Entry| options.names.is_empty() || options.names.iter().any(|name| name == entry.name);
     if options.list {
-        return Ok(());
+        for entry in FIGURES.iter().filter(wanted) {
+            println!("{:<20} {}", entry.name, entry.about);
+        }
+        return Ok(true);
+    }
+    let (mut results, mut remarks, mut whole) = (vec![], vec![], true);
+    let begin = std::time::Instant::now();
+    for entry in FIGURES.iter().filter(wanted) {
+        let answer = one(entry, options.quick);
+        clear();
+        match answer {
+            Ok(Answer::Measured(measured)) => {
+                report::details(&measured, &options.out)
+                    .map_err(|e| format!("{}: {e}", options.out.display()))?;
+                results.push(measured.result);
+            }
+            Ok(Answer::Skipped(reason)) => remarks.push(format!("{} skipped: {reason}", entry.name)),
+            Err(failure) => {
+                whole = false;
+                remarks.push(format!("{} FAILED: {failure}", entry.name));
+            }
+        }
     }
     report::table(&results, &mut std::io::stdout()).map_err(|e| e.to_string())?;
+    for remark in remarks {
+        println!("{remark}");
+    }
     report::json(&results, &options.out).map_err(|e| format!("{}: {e}", options.out.display()))?;
-    println!("\nwritten to {}", options.out.join("figures.json").display());
-    Ok(())
+    println!("\n{} s; written to {}", begin.elapsed().as_secs(), options.out.display());
+    Ok(whole)
 }
 
 fn main() -> ExitCode {
     match options().and_then(|options| run(&options)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(message) => {
             eprintln!("{message}");
             ExitCode::from(2)

@@ -72,6 +72,18 @@ impl Appliance {
     /// Starts it inside `namespace` with the given sections after the general ones, and waits until it answers.
     pub fn start(namespace: &Namespace, scratch: &Scratch, sections: &str) -> Outcome<Self> {
         let binary = binary()?;
+        let command = namespace.command(&binary);
+        Appliance::launch(command, binary, scratch, sections)
+    }
+
+    /// As [`Appliance::start`], but it ends with the thread that started it.
+    pub fn start_tethered(namespace: &Namespace, scratch: &Scratch, sections: &str) -> Outcome<Self> {
+        let binary = binary()?;
+        let command = namespace.tethered(&binary);
+        Appliance::launch(command, binary, scratch, sections)
+    }
+
+    fn launch(mut command: Command, binary: PathBuf, scratch: &Scratch, sections: &str) -> Outcome<Self> {
         let file = |name: &str| scratch.path().join(name);
         let (config, socket, log) = (file("hedgerow.toml"), file("hedgerow.sock"), file("hedgerow.log"));
         let mut text = "version = 1\nmode = \"enforce\"\n\n".to_owned();
@@ -80,8 +92,7 @@ impl Appliance {
         fs::write(&config, text).context("writing the configuration")?;
         let output = fs::File::create(&log).context("creating a log")?;
         let errors = output.try_clone().context("sharing a log")?;
-        let process = namespace
-            .command(&binary)
+        let process = command
             .arg("run")
             .arg("-c")
             .arg(&config)
@@ -135,7 +146,7 @@ impl Appliance {
 }
 
 /// The binary beside this one, or the one that `HEDGEROW_BINARY` names.
-fn binary() -> Outcome<PathBuf> {
+pub fn binary() -> Outcome<PathBuf> {
     if let Some(path) = std::env::var_os("HEDGEROW_BINARY") {
         return Ok(path.into());
     }

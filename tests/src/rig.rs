@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -65,6 +66,23 @@ impl Namespace {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.holder.0.id())).arg("--").arg(program);
         command
+    }
+
+    /// A command that will run inside and that the kernel kills when the thread that started it is gone, however it went.
+    pub fn tethered(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = self.command("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+        command
+    }
+
+    /// What the kernel calls the namespace (as `readlink /proc/PID/ns/net` says it): equal for every process inside.
+    pub fn identity(&self) -> Outcome<PathBuf> {
+        std::fs::read_link(format!("/proc/{}/ns/net", self.holder.0.id())).context("a namespace's name")
+    }
+
+    /// Runs a shell script inside, with the namespace's own devices under /sys/class/net.
+    pub fn with_sysfs(&self, script: &str) -> Outcome<String> {
+        self.shell(&format!("unshare --mount sh -ec 'mount -t sysfs sysfs /sys; {script}'"))
     }
 
     /// Runs a shell script inside; gives its output, fails if any line of it fails.

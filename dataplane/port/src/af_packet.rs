@@ -133,7 +133,8 @@ impl AfPacket {
             .map_err(|errno| fail("asking for the device")(errno.into()))?;
         let mtu = u16::try_from(facts.mtu).unwrap_or(u16::MAX);
         let (ring, large) = prepare(socket.as_fd(), config, mtu).map_err(fail("the receive ring"))?;
-        syscall::bind_packet(socket.as_fd(), interface).map_err(fail("binding to the device"))?;
+        syscall::bind_packet(socket.as_fd(), interface, libc::ETH_P_ALL)
+            .map_err(fail("binding to the device"))?;
 
         let frame_bytes = crate::frame_bytes(mtu, crate::SEGMENTATION);
         let slots = ring.slots();

@@ -3,6 +3,7 @@
 //! - [`af_packet`]: a network device of the kernel, through a packet socket with a mapped ring.
 //! - [`tap`]: the far end of a TAP device.
 //! - [`memory`]: two ends in one process, for benches, simulations and the lab.
+//! - [`sender`]: a way out only, for load generators.
 //!
 //! Two go around any other port, and around each other:
 //!
@@ -29,6 +30,7 @@ pub mod memory;
 pub mod pcap;
 mod pool;
 mod ring;
+pub mod sender;
 mod syscall;
 pub mod tap;
 mod vnet;
@@ -40,6 +42,7 @@ pub use error::{OpenError, Problem};
 pub use faulty::{FaultCounts, Faults, Faulty};
 pub use memory::{Memory, MemoryConfig};
 pub use pcap::{Pcap, PcapCounts, PcapLimits};
+pub use sender::PacketSender;
 pub use tap::{Tap, TapConfig};
 
 /// The drivers that [`open`] knows.

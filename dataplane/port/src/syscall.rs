@@ -38,12 +38,12 @@ pub(crate) fn option<T: Pod>(socket: BorrowedFd<'_>, level: i32, name: i32) -> i
     check(result as isize).map(|_| value)
 }
 
-/// Binds a packet socket to an interface and makes it receive every protocol.
-pub(crate) fn bind_packet(socket: BorrowedFd<'_>, interface: u32) -> io::Result<()> {
+/// Binds a packet socket to an interface and makes it receive a protocol (`ETH_P_...`); 0 is none.
+pub(crate) fn bind_packet(socket: BorrowedFd<'_>, interface: u32, protocol: i32) -> io::Result<()> {
     // SAFETY: `sockaddr_ll` consists of integers, for which zero is a value.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_protocol = (protocol as u16).to_be();
     address.sll_ifindex = interface as i32;
     // SAFETY: pointer and length describe `address`, which the kernel only reads during the call.
     let result = unsafe {

@@ -1,0 +1,54 @@
+//! `proxy-connects`: new connections through a TCP proxy, per second of the box's core. A client connects, asks sixteen
+//! bytes, hears them again from the node, and leaves.
+
+use std::time::Duration;
+
+use hedgerow_tests::Outcome;
+use serde_json::json;
+
+use super::{Rounds, worlds};
+use crate::report::{Better, Measured};
+use crate::rig::contestant::{NODES, SERVICE};
+use crate::rig::traffic::{Answer as Reply, Load, Server, clients};
+use crate::rig::{Contestant, Driver, OUTSIDE, World};
+use crate::{Answer, Settings};
+
+/// Connections at one time: enough that the box always has something to do.
+const AT_ONCE: usize = 256;
+
+/// The figure.
+pub fn run(settings: &Settings<'_>) -> Outcome<Answer> {
+    let contestants = [Contestant::Hedgerow(Driver::AfPacket), Contestant::Haproxy, Contestant::Nginx];
+    let worlds = match worlds(&contestants, settings)? {
+        Ok(worlds) => worlds,
+        Err(skipped) => return Ok(skipped),
+    };
+    let servers = worlds
+        .iter()
+        .map(|world| Server::start(&world.node, SERVICE..NODES.end, Reply::Echo, OUTSIDE))
+        .collect::<Outcome<Vec<_>>>()?;
+    let (rounds, length) =
+        if settings.quick { (3, Duration::from_millis(700)) } else { (7, Duration::from_secs(2)) };
+    let mut raw = vec![];
+    let values = Rounds::play(&worlds, rounds, settings, |_, world, _| {
+        let (tally, cost) = connect(world, length)?;
+        raw.push(json!({
+            "contestant": world.contestant.name(), "answered": tally.0, "failed": tally.1,
+            "box_us_per_connection": cost * 1e6 / tally.0, "per_second": tally.0 / length.as_secs_f64(),
+        }));
+        Ok(tally.0 / cost)
+    })?;
+    drop(servers);
+    let result = values.result("proxy-connects", "conn/s/core", Better::More, 5.0, &worlds);
+    let note = format!("{AT_ONCE} at a time, 16 bytes there and back; {}", result.note);
+    Ok(Answer::Measured(Box::new(Measured { result: result.noting(note), raw: json!(raw), plots: vec![] })))
+}
+
+fn connect(world: &World, length: Duration) -> Outcome<((f64, f64), f64)> {
+    let load = Load::closed(world.target(), AT_ONCE);
+    let (tally, cost) = world.cost(|| clients(&world.client, load, length, OUTSIDE))?;
+    if tally.times.is_empty() {
+        return Err(format!("none of {} connections was answered", tally.failed));
+    }
+    Ok(((tally.times.len() as f64, tally.failed as f64), cost.as_secs_f64()))
+}

@@ -1,0 +1,188 @@
+//! Who runs in the box: Hedgerow, or what an operator would use instead. Each gets what its manual recommends against
+//! floods, the same box core, and the same node behind it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use hedgerow_tests::appliance::{Appliance, Scratch};
+use hedgerow_tests::rig::{Namespace, Process};
+use hedgerow_tests::{Context, Outcome};
+
+use super::needs::Tool;
+use super::traffic::{Answer, Server};
+use super::{box_core, pin};
+
+/// TCP port of the service, and of the node for those who reach it at one port.
+pub const SERVICE: u16 = 7000;
+/// The node's other ports, one per node of Hedgerow's pool: its pace per node is for Chia nodes, and would be the measure
+/// of all things here.
+pub const NODES: std::ops::Range<u16> = 7001..7001 + 64;
+
+/// How Hedgerow reaches its devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// A packet socket on veth.
+    AfPacket,
+    /// AF_XDP on veth.
+    AfXdp,
+    /// TAP devices.
+    Tap,
+}
+
+impl Driver {
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::AfPacket => "af-packet",
+            Driver::AfXdp => "af-xdp",
+            Driver::Tap => "tap",
+        }
+    }
+}
+
+/// Who runs in the box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contestant {
+    /// This project, as a `tcp` listener.
+    Hedgerow(Driver),
+    /// A listener of the kernel in the box itself, always with SYN cookies.
+    Kernel,
+    /// nftables' SYNPROXY in front of the node.
+    SynProxy,
+    /// HAProxy, one thread, mode tcp.
+    Haproxy,
+    /// nginx, one process, stream.
+    Nginx,
+}
+
+impl Contestant {
+    /// Its name in reports.
+    pub fn name(self) -> String {
+        match self {
+            Contestant::Hedgerow(driver) => format!("Hedgerow, {}", driver.name()),
+            Contestant::Kernel => "kernel, tcp_syncookies=2".into(),
+            Contestant::SynProxy => "nftables SYNPROXY".into(),
+            Contestant::Haproxy => "HAProxy TCP".into(),
+            Contestant::Nginx => "nginx stream".into(),
+        }
+    }
+
+    /// Programs that it needs, with their packages.
+    pub fn tools(self) -> &'static [Tool] {
+        match self {
+            Contestant::Haproxy => &[("haproxy", "haproxy")],
+            Contestant::Nginx => &[("nginx", "nginx, libnginx-mod-stream")],
+            _ => &[],
+        }
+    }
+
+    /// Whether the kernel of the box owns its addresses.
+    pub fn on_kernel(self) -> bool {
+        !matches!(self, Contestant::Hedgerow(_))
+    }
+}
+
+/// What keeps a contestant alive.
+#[derive(Debug)]
+pub enum Running {
+    /// Hedgerow.
+    Appliance(Appliance),
+    /// Another program.
+    Program(#[allow(dead_code, reason = "ends when dropped")] Process),
+    /// An echo server on the kernel's own stack.
+    Listener(#[allow(dead_code, reason = "ends when dropped")] Server),
+    /// Rules in the kernel.
+    Rules,
+}
+
+/// Starts a contestant in the box. `public` and `private` are its devices.
+pub fn start(
+    contestant: Contestant,
+    boxed: &Namespace,
+    scratch: &Scratch,
+    public: &str,
+    private: &str,
+) -> Outcome<Running> {
+    match contestant {
+        Contestant::Hedgerow(driver) => {
+            let text = sections(driver, public, private);
+            Appliance::start_tethered(boxed, scratch, &text).map(Running::Appliance)
+        }
+        Contestant::Kernel => {
+            let server = Server::start(boxed, SERVICE..SERVICE + 1, Answer::Echo, box_core())?;
+            Ok(Running::Listener(server))
+        }
+        Contestant::SynProxy => syn_proxy(boxed, public).map(|()| Running::Rules),
+        Contestant::Haproxy => haproxy(boxed, scratch.path()).map(Running::Program),
+        Contestant::Nginx => nginx(boxed, scratch.path()).map(Running::Program),
+    }
+}
+
+/// Hedgerow's configuration behind the general sections. Quotas per source are out of the way, since all load comes from
+/// a handful of addresses.
+pub fn sections(driver: Driver, public: &str, private: &str) -> String {
+    let nodes: Vec<String> = NODES.map(|port| format!("\"n{port}=10.2.0.2:{port}\"")).collect();
+    format!(
+        "[cores]\ndataplane = {core}\n\n\
+         [port.public]\ndevice = \"{public}\"\ndriver = \"{driver}\"\naddress = [\"10.1.0.1/24\"]\ngateway = [\"10.1.0.2\"]\n\n\
+         [port.private]\ndevice = \"{private}\"\ndriver = \"{driver}\"\naddress = [\"10.2.0.1/24\"]\n\n\
+         [[listener]]\nname = \"service\"\nport = \"public\"\nlocal_port = {SERVICE}\nprotocol = \"tcp\"\npool = \"nodes\"\n\n\
+         [pool.nodes]\nnodes = [{nodes}]\ndials_per_second = 1000\nslots = 100000\n\n\
+         [limits]\nflows = 131072\nper_source = 100000\nper_24 = 100000\nper_16_percent = 100\n\
+         handshakes_in_flight = 100000\nevents = 0\n",
+        core = box_core(),
+        driver = driver.name(),
+        nodes = nodes.join(", "),
+    )
+}
+
+fn syn_proxy(boxed: &Namespace, public: &str) -> Outcome {
+    boxed.shell("sysctl -qw net.ipv4.ip_forward=1")?;
+    boxed.nftables(&format!(
+        "table ip proxy {{\n\
+         chain early {{ type filter hook prerouting priority raw; iifname {public} tcp dport {SERVICE} tcp flags syn notrack\n }}\n\
+         chain forward {{ type filter hook forward priority 0;\n\
+         iifname {public} tcp dport {SERVICE} ct state {{ invalid, untracked }} synproxy mss 1460 wscale 7 timestamp sack-perm\n\
+         ct state invalid drop\n }}\n }}"
+    ))?;
+    boxed.shell("sysctl -qw net.netfilter.nf_conntrack_tcp_loose=0").map(drop)
+}
+
+/// Starts a server program in the box and pins it. It finds its files in its working directory.
+fn program(boxed: &Namespace, folder: &Path, command: &str) -> Outcome<Process> {
+    let log = fs::File::create(folder.join("log")).context("creating a log")?;
+    let errors = log.try_clone().context("sharing a log")?;
+    let child = boxed
+        .tethered("sh")
+        .args(["-c", &format!("ulimit -n 300000; PATH=$PATH:/usr/sbin exec {command}")])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors)
+        .spawn()
+        .context(format_args!("starting {command}"))?;
+    pin(Some(child.id() as i32), box_core())?;
+    Ok(Process(child))
+}
+
+fn haproxy(boxed: &Namespace, folder: &Path) -> Outcome<Process> {
+    let text = format!(
+        "global\n maxconn 100000\n nbthread 1\n\
+         defaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
+         listen service\n bind 10.1.0.1:{SERVICE} backlog 65535\n server node 10.2.0.2:{SERVICE}\n"
+    );
+    fs::write(folder.join("haproxy.cfg"), text).context("writing HAProxy's configuration")?;
+    program(boxed, folder, "haproxy -db -q -f haproxy.cfg")
+}
+
+fn nginx(boxed: &Namespace, folder: &Path) -> Outcome<Process> {
+    let text = format!(
+        "daemon off;\nmaster_process off;\nerror_log stderr crit;\npid nginx.pid;\n\
+         load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
+         events {{ worker_connections 200000; }}\n\
+         stream {{ server {{ listen 10.1.0.1:{SERVICE} backlog=65535; proxy_pass 10.2.0.2:{SERVICE}; proxy_timeout 1h; }} }}\n"
+    );
+    fs::write(folder.join("nginx.conf"), text).context("writing nginx's configuration")?;
+    program(boxed, folder, "nginx -p . -c nginx.conf")
+}
