@@ -96,8 +96,30 @@ pub const FIGURES: &[Entry] = &[
     memory("tls-accept", "mutual TLS handshakes, against their primitives alone", |quick| {
         Box::new(tls_accept::TlsAccept::new(if quick { 300 } else { 1_500 }))
     }),
+    over_rig(
+        "flood-kinds-memory",
+        "what a frame of each kind of flood costs a shard",
+        figures::kinds::memory,
+    ),
     over_rig("syn-veth-packet", "SYNs answered on veth with AF_PACKET", figures::syn::packet),
+    over_rig("syn-veth-xdp", "SYNs answered on veth with AF_XDP", figures::syn::xdp),
+    over_rig("syn-tap", "SYNs answered on TAP", figures::syn::tap),
+    over_rig(
+        "connect-under-flood",
+        "newcomers and old sessions while SYNs flood in",
+        figures::under_flood::run,
+    ),
+    over_rig("flood-kinds", "what a frame of each kind of flood costs the box", figures::kinds::run),
     over_rig("proxy-connects", "new connections through a TCP proxy", figures::connects::run),
+    over_rig("proxy-bulk-tap", "bytes through a TCP proxy on links with offloads", figures::bulk::tap),
+    over_rig(
+        "proxy-bulk-packet",
+        "bytes through a TCP proxy, AF_PACKET frame by frame",
+        figures::bulk::packet,
+    ),
+    over_rig("proxy-bulk-xdp", "bytes through a TCP proxy, AF_XDP frame by frame", figures::bulk::xdp),
+    over_rig("proxy-bytes", "memory of an idle connection through a TCP proxy", figures::idle::bytes),
+    over_rig("idle-cpu", "processor time with nothing to do", figures::idle::cpu),
 ];
 
 /// Processor time of this thread: what else the machine does counts for neither side.

@@ -1,32 +1,46 @@
 //! The figures over the rig, one module each, and what they share: worlds that take turns, and the choice of the peer that
 //! a result is held against.
 
+pub mod bulk;
 pub mod connects;
+pub mod idle;
+pub mod kinds;
 pub mod syn;
+pub mod under_flood;
 
 use std::collections::BTreeMap;
 
 use hedgerow_tests::{Context, Outcome};
 
 use crate::report::{Better, Result, median};
-use crate::rig::{Contestant, World, needs};
+use crate::rig::{Contestant, Link, World, needs};
 use crate::{Answer, Settings};
 
 /// Builds a world per contestant; the reason where that cannot be done here.
 pub fn worlds(
-    contestants: &[Contestant],
+    contestants: &[(Contestant, Link)],
     settings: &Settings<'_>,
 ) -> Outcome<std::result::Result<Vec<World>, Answer>> {
-    let tools: Vec<needs::Tool> = contestants.iter().flat_map(|c| c.tools()).copied().collect();
+    let tools: Vec<needs::Tool> = contestants.iter().flat_map(|(c, _)| c.tools()).copied().collect();
     if let Some(reason) = needs::missing(&tools) {
         return Ok(Err(Answer::Skipped(reason)));
     }
     let mut worlds = vec![];
-    for contestant in contestants {
+    for (contestant, _) in contestants {
+        if let Some(reason) = contestant.unsupported()? {
+            return Ok(Err(Answer::Skipped(reason)));
+        }
+    }
+    for (contestant, link) in contestants {
         (settings.progress)(&format!("building the world of {}", contestant.name()));
-        worlds.push(World::new(*contestant).context(contestant.name())?);
+        worlds.push(World::new(*contestant, *link).context(contestant.name())?);
     }
     Ok(Ok(worlds))
+}
+
+/// All of them on links of one kind.
+pub fn on<const N: usize>(link: Link, contestants: [Contestant; N]) -> [(Contestant, Link); N] {
+    contestants.map(|contestant| (contestant, link))
 }
 
 /// Values by contestant, one per round.

@@ -9,11 +9,11 @@ use std::time::Duration;
 use hedgerow_tests::Outcome;
 use serde_json::{Value, json};
 
-use super::{Rounds, worlds};
+use super::{Rounds, on, worlds};
 use crate::plot::{Chart, Series};
 use crate::report::{Better, Measured, median};
 use crate::rig::frames::Kind;
-use crate::rig::{Contestant, Driver, World};
+use crate::rig::{Contestant, Driver, Link, World};
 use crate::{Answer, Settings};
 
 /// Rates offered, SYNs a second; the last is beyond any generator here.
@@ -36,9 +36,19 @@ pub fn packet(settings: &Settings<'_>) -> Outcome<Answer> {
     run("syn-veth-packet", Driver::AfPacket, 1.8, settings)
 }
 
+/// `syn-veth-xdp`: with the XDP program's own answers, if this build has them, else with AF_XDP alone.
+pub fn xdp(settings: &Settings<'_>) -> Outcome<Answer> {
+    run("syn-veth-xdp", Driver::AfXdp, 2.4, settings)
+}
+
+/// `syn-tap`.
+pub fn tap(settings: &Settings<'_>) -> Outcome<Answer> {
+    run("syn-tap", Driver::Tap, 0.0, settings)
+}
+
 fn run(name: &'static str, driver: Driver, bar: f64, settings: &Settings<'_>) -> Outcome<Answer> {
     let contestants = [Contestant::Hedgerow(driver), Contestant::Kernel, Contestant::SynProxy];
-    let worlds = match worlds(&contestants, settings)? {
+    let worlds = match worlds(&on(Link::Frames, contestants), settings)? {
         Ok(worlds) => worlds,
         Err(skipped) => return Ok(skipped),
     };

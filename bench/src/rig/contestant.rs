@@ -3,9 +3,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use hedgerow_tests::appliance::{Appliance, Scratch};
+use hedgerow_tests::appliance::{Appliance, Scratch, binary};
 use hedgerow_tests::rig::{Namespace, Process};
 use hedgerow_tests::{Context, Outcome};
 
@@ -75,6 +75,21 @@ impl Contestant {
             Contestant::Nginx => &[("nginx", "nginx, libnginx-mod-stream")],
             _ => &[],
         }
+    }
+
+    /// Why this build of Hedgerow cannot be it, if it cannot.
+    pub fn unsupported(self) -> Outcome<Option<String>> {
+        let Contestant::Hedgerow(driver) = self else { return Ok(None) };
+        let scratch = Scratch::new("check")?;
+        let path = scratch.path().join("hedgerow.toml");
+        // Devices are looked at as warnings only: they do not exist yet.
+        fs::write(&path, format!("version = 1\n\n{}", sections(driver, "lo", "lo0")))
+            .context("a configuration")?;
+        let output = Command::new(binary()?).arg("check").arg(&path).output().context("hedgerow check")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let unknown =
+            !output.status.success() && said.contains(driver.name()) && said.contains("unknown value");
+        Ok(unknown.then(|| format!("this build has no driver {:?}", driver.name())))
     }
 
     /// Whether the kernel of the box owns its addresses.
@@ -155,7 +170,7 @@ fn program(boxed: &Namespace, folder: &Path, command: &str) -> Outcome<Process> 
     let errors = log.try_clone().context("sharing a log")?;
     let child = boxed
         .tethered("sh")
-        .args(["-c", &format!("ulimit -n 300000; PATH=$PATH:/usr/sbin exec {command}")])
+        .args(["-c", &format!("ulimit -n $(ulimit -Hn); PATH=$PATH:/usr/sbin exec {command}")])
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(log)
@@ -168,7 +183,7 @@ fn program(boxed: &Namespace, folder: &Path, command: &str) -> Outcome<Process> 
 
 fn haproxy(boxed: &Namespace, folder: &Path) -> Outcome<Process> {
     let text = format!(
-        "global\n maxconn 100000\n nbthread 1\n\
+        "global\n maxconn 9000\n nbthread 1\n\
          defaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
          listen service\n bind 10.1.0.1:{SERVICE} backlog 65535\n server node 10.2.0.2:{SERVICE}\n"
     );
@@ -180,7 +195,7 @@ fn nginx(boxed: &Namespace, folder: &Path) -> Outcome<Process> {
     let text = format!(
         "daemon off;\nmaster_process off;\nerror_log stderr crit;\npid nginx.pid;\n\
          load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
-         events {{ worker_connections 200000; }}\n\
+         events {{ worker_connections 19000; }}\n\
          stream {{ server {{ listen 10.1.0.1:{SERVICE} backlog=65535; proxy_pass 10.2.0.2:{SERVICE}; proxy_timeout 1h; }} }}\n"
     );
     fs::write(folder.join("nginx.conf"), text).context("writing nginx's configuration")?;

@@ -1,6 +1,6 @@
 //! Frames of floods, made once and sent again and again: forged sources, complete checksums.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// What a flood consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,6 +96,16 @@ pub fn frames(kind: Kind, aim: Aim, count: usize) -> Vec<Vec<u8>> {
             kind => frame(kind, aim, number),
         })
         .collect()
+}
+
+/// Data segments that seem to belong to connections of `peers`, with sequence numbers far from what is expected of them.
+pub fn out_of_window(aim: Aim, peers: &[SocketAddrV4], count: usize) -> Vec<Vec<u8>> {
+    let frame = |(number, peer): (u32, &SocketAddrV4)| {
+        let mut segment = tcp(aim, scatter(number), ACK | PSH, &[], &HELLO);
+        segment[..2].copy_from_slice(&peer.port().to_be_bytes());
+        ipv4(aim, *peer.ip(), 6, segment, 16, 0x4000)
+    };
+    (0..count as u32).zip(peers.iter().cycle()).map(frame).collect()
 }
 
 /// Spreads neighbouring numbers (Knuth's multiplicative hash).

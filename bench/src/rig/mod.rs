@@ -20,7 +20,7 @@ pub mod traffic;
 pub mod world;
 
 pub use contestant::{Contestant, Driver};
-pub use world::World;
+pub use world::{Link, World};
 
 use hedgerow_tests::{Context, Outcome};
 use rustix::thread::{CpuSet, Pid, sched_setaffinity};

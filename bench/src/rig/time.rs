@@ -7,7 +7,12 @@
 //! netfilter, XDP programs, cookies) and of all threads of all processes in its namespace, as the scheduler counts it in
 //! nanoseconds (`schedstat`). The price is one wake-up per burst, the same for everyone.
 //!
-//! Not counted: timers of the kernel's TCP, which run in soft interrupts of their own; a few per connection, for peers only.
+//! Links that keep TSO ([`Link::Offloads`](super::world::Link)) cannot have NAPI threads. There, receive packet steering
+//! sends what arrives at the box to a soft interrupt of the box's core, which the scheduler counts as time of the thread that
+//! it interrupted, or of `ksoftirqd`. A saturated box is hardly ever idle, so its processes and `ksoftirqd` have nearly all
+//! of it; what interrupts somebody else's thread is not counted, which favours contestants on the kernel's stack.
+//!
+//! Not counted anywhere: timers of the kernel's TCP, which run in soft interrupts of their own; a few per connection, for peers only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -90,6 +95,13 @@ pub fn thread_napi(namespace: &Namespace, device: &str, core: usize) -> Outcome<
         ));
     }
     Ok(found)
+}
+
+/// The kernel's thread for soft interrupts of a core that is busy with them.
+pub fn soft_interrupts(core: usize) -> Outcome<Vec<PathBuf>> {
+    let name = format!("ksoftirqd/{core}\n");
+    let all = fs::read_dir("/proc").context("/proc")?.flatten().map(|entry| entry.path());
+    Ok(all.filter(|path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm == name)).collect())
 }
 
 /// Lets frames that a TAP device brings into the kernel be handled on `core`, not by the thread that wrote them.

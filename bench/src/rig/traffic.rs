@@ -28,8 +28,8 @@ pub enum Answer {
     Swallow,
 }
 
-/// Connections that a server or a client can hold.
-const CONNECTIONS: usize = 100_000;
+/// Connections that a server can hold: descriptors are few where a process may not raise its limit.
+const CONNECTIONS: usize = 9_000;
 const EVENTS: usize = 256;
 /// Bytes of a client's question and of its answer.
 pub const QUESTION: usize = 16;
@@ -237,7 +237,7 @@ impl Load {
 
     /// `per_second` new ones, whatever becomes of the others.
     pub fn open(target: SocketAddrV4, per_second: f64, patience: Duration) -> Self {
-        Load { per_second, patience, ..Load::closed(target, 20_000) }
+        Load { per_second, patience, ..Load::closed(target, 6_000) }
     }
 }
 
@@ -385,6 +385,53 @@ impl Attempt {
         }
         true
     }
+}
+
+/// A connection that was there before: a pattern goes out and comes back, kilobyte by kilobyte, each compared.
+#[derive(Debug)]
+pub struct Conversation {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Outcome<u64>>,
+}
+
+impl Conversation {
+    /// Connects and begins. One kilobyte every few milliseconds.
+    pub fn start(namespace: &Namespace, target: SocketAddrV4, core: usize) -> Outcome<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = stop.clone();
+        let thread = namespace.enter(move || {
+            let limit = Duration::from_secs(20);
+            let stream = std::net::TcpStream::connect_timeout(&target.into(), limit).context("connecting")?;
+            stream.set_read_timeout(Some(limit)).context("a deadline")?;
+            stream.set_nodelay(true).context("an option")?;
+            Ok(thread::spawn(move || converse(stream, core, &stopping)))
+        })?;
+        Ok(Conversation { stop, thread })
+    }
+
+    /// Ends it; bytes that came back as they went, or what went wrong.
+    pub fn end(self) -> Outcome<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| "a conversation panicked".to_owned())?
+    }
+}
+
+fn converse(mut stream: std::net::TcpStream, core: usize, stop: &AtomicBool) -> Outcome<u64> {
+    use std::io::{Read, Write};
+    pin(None, core)?;
+    let (mut said, mut heard) = ([0; 1024], [0; 1024]);
+    let mut turn = 0_u64;
+    while !stop.load(Ordering::Relaxed) {
+        hedgerow_tests::pattern::fill(turn, 0, &mut said);
+        stream.write_all(&said).context("an established session, sending")?;
+        stream.read_exact(&mut heard).context("an established session, receiving")?;
+        if said != heard {
+            return Err(format!("an established session was garbled in turn {turn}"));
+        }
+        turn += 1;
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(turn * said.len() as u64)
 }
 
 /// Streams from client to node, as much as goes; they end when dropped.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,6 +29,15 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 
 /// Worlds so far: devices of each have names of their own, so that their NAPI threads can be told apart.
 static WORLDS: AtomicU32 = AtomicU32::new(0);
+
+/// How frames pass the links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// As on a wire: none larger than the MTU. GRO is on, as it is on network cards.
+    Frames,
+    /// As between virtual machines of one host: the kernel's own settings for veth, super-frames of 64 KiB.
+    Offloads,
+}
 
 /// A contestant with everything around it. Ends when dropped.
 #[derive(Debug)]
@@ -59,7 +68,7 @@ pub struct World {
 
 impl World {
     /// Builds a world and waits until the contestant answers.
-    pub fn new(contestant: Contestant) -> Outcome<Self> {
+    pub fn new(contestant: Contestant, link: Link) -> Outcome<Self> {
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let [attacker, client, boxed, node] = ["attacker", "client", "box", "node"].map(Namespace::new);
         let (attacker, client, boxed, node) = (attacker?, client?, boxed?, node?);
@@ -72,7 +81,7 @@ impl World {
             mac_text(GATEWAY)
         ))?;
         attacker.address("wan", &["10.1.0.2/24"])?;
-        join(&attacker, &client, &name("cli"), &name("wan"))?;
+        join(&attacker, &client, &name("cli"), &name("wan"), link)?;
         let tap = contestant == Contestant::Hedgerow(Driver::Tap);
         let (kernel, running) = if tap {
             let running = contestant::start(contestant, &boxed, &scratch, &public, &private)?;
@@ -83,7 +92,8 @@ impl World {
             }
             (vec![], running)
         } else {
-            let kernel = wire(&attacker, &outlet, &boxed, &public, &node, &lan, &private)?;
+            let ends = [(&attacker, &outlet, &public), (&node, &lan, &private)];
+            let kernel = wire(&boxed, ends, link)?;
             if contestant.on_kernel() {
                 kernel_box(&boxed, &public, &private)?;
             }
@@ -114,7 +124,21 @@ impl World {
         }
         world.node.await_neighbour(Ipv4Addr::new(10, 2, 0, 1).into())?;
         world.mac = world.learn_mac()?;
+        world.await_listener()?;
         Ok(world)
+    }
+
+    /// Waits until a connection to the service is accepted.
+    fn await_listener(&self) -> Outcome {
+        let target = self.target().into();
+        let attempt = || TcpStream::connect_timeout(&target, Duration::from_millis(500));
+        let accepted = wait_for("a connection is accepted", Duration::from_secs(10), || {
+            Ok(self.client.enter(|| Ok(attempt()))?.ok().map(drop))
+        });
+        accepted.map_err(|failure| {
+            let log = std::fs::read_to_string(self.scratch.path().join("log")).unwrap_or_default();
+            format!("{failure}\n{log}")
+        })
     }
 
     /// Where clients connect to.
@@ -127,11 +151,21 @@ impl World {
 
     /// Starts a flood of one kind on the last link before the box.
     pub fn flood(&self, kind: Kind, per_second: u32) -> Outcome<Flood> {
-        let target = self.target();
-        let aim = Aim { from: GATEWAY, to: self.mac, address: *target.ip(), port: target.port() };
+        let aim = self.aim();
         let mut made = self.made.borrow_mut();
         let made = made.entry(kind).or_insert_with(|| Arc::new(frames(kind, aim, FRAMES)));
         Flood::start(&self.attacker, &self.outlet, made.clone(), per_second)
+    }
+
+    /// Starts a flood of frames made by hand.
+    pub fn flood_of(&self, frames: Vec<Vec<u8>>, per_second: u32) -> Outcome<Flood> {
+        Flood::start(&self.attacker, &self.outlet, Arc::new(frames), per_second)
+    }
+
+    /// Where frames made by hand go.
+    pub fn aim(&self) -> Aim {
+        let target = self.target();
+        Aim { from: GATEWAY, to: self.mac, address: *target.ip(), port: target.port() }
     }
 
     /// SYN-ACKs to forged sources that came out of the box.
@@ -180,34 +214,36 @@ impl World {
     }
 }
 
-/// Connects two namespaces, a NAPI thread of the outside at both ends.
-fn join(attacker: &Namespace, client: &Namespace, near: &str, far: &str) -> Outcome {
+/// Connects the client to the attacker's bridge.
+fn join(attacker: &Namespace, client: &Namespace, near: &str, far: &str, link: Link) -> Outcome {
     attacker.veth(near, client, far)?;
-    time::thread_napi(attacker, near, OUTSIDE)?;
-    time::thread_napi(client, far, OUTSIDE)?;
+    for (namespace, device) in [(attacker, near), (client, far)] {
+        serve(namespace, device, OUTSIDE, link)?;
+    }
     attacker.shell(&format!("ip link set {near} master wan"))?;
     let addresses: Vec<String> = (10..60).map(|host| format!("10.1.0.{host}/24")).collect();
     client.address(far, &addresses.iter().map(String::as_str).collect::<Vec<_>>())?;
     client.shell("ip route add default via 10.1.0.1").map(drop)
 }
 
-/// The box's links over veth; its NAPI threads.
-fn wire(
-    attacker: &Namespace,
-    outlet: &str,
-    boxed: &Namespace,
-    public: &str,
-    node: &Namespace,
-    lan: &str,
-    private: &str,
-) -> Outcome<Vec<PathBuf>> {
-    attacker.veth(outlet, boxed, public)?;
-    node.veth(lan, boxed, private)?;
-    time::thread_napi(attacker, outlet, OUTSIDE)?;
-    time::thread_napi(node, lan, OUTSIDE)?;
-    let mut threads = time::thread_napi(boxed, public, box_core())?;
-    threads.extend(time::thread_napi(boxed, private, box_core())?);
+/// The box's links over veth: (namespace, its device, the box's). Says which threads of the kernel work for the box.
+fn wire(boxed: &Namespace, ends: [(&Namespace, &String, &String); 2], link: Link) -> Outcome<Vec<PathBuf>> {
+    let mut threads = vec![];
+    for (namespace, far, near) in ends {
+        namespace.veth(far, boxed, near)?;
+        serve(namespace, far, OUTSIDE, link)?;
+        threads.extend(serve(boxed, near, box_core(), link)?);
+    }
+    threads.dedup();
     Ok(threads)
+}
+
+/// Has what arrives at a device handled on `core`; says by which thread of the kernel.
+fn serve(namespace: &Namespace, device: &str, core: usize, link: Link) -> Outcome<Vec<PathBuf>> {
+    match link {
+        Link::Frames => time::thread_napi(namespace, device, core),
+        Link::Offloads => time::steer(namespace, device, core).and_then(|()| time::soft_interrupts(core)),
+    }
 }
 
 /// Addresses and settings of a box whose kernel answers.
