@@ -13,9 +13,10 @@ mod work;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow_dataplane::Instant;
@@ -24,6 +25,7 @@ use hedgerow_dataplane::shard::{self, Event, FlowId, ListenerId, Shard};
 use hedgerow_dataplane::wire::LinkId;
 use hedgerow_policy::{Leg, PeerId, Session, Standing, verdict};
 
+use crate::commons::Commons;
 use crate::pool::{NodeStatistics, Pool, PoolConfig, Ticket};
 use guard::Guarded;
 use seats::{Dial, LegState, Seat, Seats};
@@ -195,12 +197,14 @@ pub struct Core<P> {
     sessions: Box<dyn Sessions>,
     seats: Seats,
     ready: VecDeque<Ticket>,
-    pools: Vec<Pool>,
+    commons: Arc<Commons>,
+    /// This core's number.
+    number: u16,
+    pools: Vec<PoolConfig>,
+    /// Sessions that wait in a pool's queue.
+    queued: usize,
     /// Pool and link of each listener.
     listeners: Vec<(usize, LinkId)>,
-    own_nodes: Vec<PeerId>,
-    /// Which session holds an identity, per pool.
-    holders: BTreeMap<(usize, PeerId), Ticket>,
     work: WorkQueue,
     /// It takes no new connections.
     stopping: bool,
@@ -221,24 +225,32 @@ struct Attached<P> {
 }
 
 impl<P: Port> Core<P> {
-    /// A core over `ports`, which stand in the order of the shard's links.
-    pub fn new(config: &CoreConfig, ports: Vec<P>, sessions: Box<dyn Sessions>, now: Instant) -> Self {
+    /// A core over `ports`, which stand in the order of the shard's links. What it shares with other cores is in `commons`.
+    pub fn new(
+        config: &CoreConfig,
+        commons: Arc<Commons>,
+        ports: Vec<P>,
+        sessions: Box<dyn Sessions>,
+        now: Instant,
+    ) -> Self {
+        let number = config.shard.index.index;
         let attach = |port| Attached { port, rx: Batch::new(), tx: Batch::new() };
         Core {
             shard: Shard::new(&config.shard, now),
             ports: ports.into_iter().map(attach).collect(),
             sessions,
-            seats: Seats::new(config.shard.engine.flows),
+            seats: Seats::new(config.shard.engine.flows, (number, commons.cores())),
             ready: VecDeque::new(),
-            pools: config.pools.iter().map(|pool| Pool::new(pool.clone(), now)).collect(),
+            commons,
+            number,
+            pools: config.pools.clone(),
+            queued: 0,
             listeners: config
                 .listener_pools
                 .iter()
                 .zip(&config.shard.listeners)
                 .map(|(&p, l)| (p, l.link))
                 .collect(),
-            own_nodes: config.own_nodes.clone(),
-            holders: BTreeMap::new(),
             work: WorkQueue::new(config.work_queue),
             stopping: false,
             ended: verdict::Counters::default(),
@@ -265,10 +277,12 @@ impl<P: Port> Core<P> {
     /// One turn of the loop: receives, decides, sends. `unix_ms` is the time of day in milliseconds since the epoch.
     pub fn step(&mut self, now: Instant, unix_ms: u64) -> Result<Progress, PortFault> {
         self.tell_utc(now, unix_ms);
-        let received = self.receive(now, Lane::Known)? + self.receive(now, Lane::Stranger)?;
+        let known = self.receive(now, Lane::Known)? + self.receive_handed(now)?;
+        let received = known + self.receive(now, Lane::Stranger)?;
         if self.shard.deadline().is_some_and(|at| at <= now) {
             self.shard.advance(now);
         }
+        self.read_letters(now);
         self.timers(now);
         self.poll_pools(now);
         self.take_events(now);
@@ -276,14 +290,17 @@ impl<P: Port> Core<P> {
         self.work(now);
         self.take_events(now);
         let sent = self.send(now)?;
-        let pending = !self.ready.is_empty() || self.work.len() > 0;
+        let pending = !self.ready.is_empty() || self.work.len() > 0 || self.has_mail();
         Ok(Progress { received, sent, pending })
     }
 
     /// When [`Core::step`] wants to be called at the latest, though no frame arrives.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let pools = self.pools.iter().filter_map(|pool| pool.deadline(now));
-        pools.chain(self.shard.deadline()).chain(self.seats.deadline()).min()
+        let pools = match self.queued {
+            0 => None,
+            _ => self.commons.with(|books| books.pools.iter().filter_map(|pool| pool.deadline(now)).min()),
+        };
+        pools.into_iter().chain(self.shard.deadline()).chain(self.seats.deadline()).min()
     }
 
     /// Ends all sessions, those of strangers with a reset, the others with a farewell, and takes no new ones. Steps that
@@ -339,7 +356,9 @@ impl<P: Port> Core<P> {
                 waiting: self.work.len(),
                 peak: self.work.peak,
             },
-            pools: self.pools.iter().map(|pool| pool_statistics(pool, now)).collect(),
+            pools: self
+                .commons
+                .with(|books| books.pools.iter().map(|pool| pool_statistics(pool, now)).collect()),
             events_lost: self.events_lost,
         }
     }
@@ -353,6 +372,11 @@ impl<P: Port> Core<P> {
     /// step will bring out.
     pub fn park(&mut self) -> Option<Vec<BorrowedFd<'_>>> {
         self.ports.iter_mut().map(|attached| attached.port.park()).collect()
+    }
+
+    /// Whether other cores have left something that a step would take: frames or letters.
+    pub fn has_mail(&self) -> bool {
+        self.shard.has_handed() || self.commons.has_mail(self.number)
     }
 
     /// The dataplane.
@@ -380,6 +404,19 @@ impl<P: Port> Core<P> {
             received += count;
             self.shard.ingest(now, LinkId(index as u8), port, rx, tx);
             port.transmit(tx).map_err(fault)?;
+        }
+        Ok(received)
+    }
+
+    /// Takes a batch of what other cores handed over for each port.
+    fn receive_handed(&mut self, now: Instant) -> Result<usize, PortFault> {
+        let mut received = 0;
+        if !self.shard.has_handed() {
+            return Ok(0);
+        }
+        for (index, Attached { port, rx, tx }) in self.ports.iter_mut().enumerate() {
+            received += self.shard.ingest_handed(now, LinkId(index as u8), port, rx, tx);
+            port.transmit(tx).map_err(|error| PortFault { port: index, error })?;
         }
         Ok(received)
     }
@@ -445,7 +482,7 @@ impl<P: Port> Core<P> {
             legs,
             asked: false,
             dial: Dial::None,
-            challenger: None,
+            challenged: None,
             linger: None,
             doomed: false,
             ready: false,

@@ -20,6 +20,7 @@ use hedgerow_policy::tls::ca::Authority;
 use hedgerow_policy::tls::{Acceptor, Clock, Connector, Settings, SetupError};
 use hedgerow_port::Memory;
 
+use crate::commons::Commons;
 use crate::core::{Core, CoreConfig};
 use crate::identity::expand;
 use crate::pool::{NodeConfig, PoolConfig};
@@ -45,7 +46,8 @@ pub fn device(site: Site) -> Result<Box<dyn Subject>, String> {
     let passed = factory.passed();
     let config = config(&site);
     let Site { public, private, unix, .. } = site;
-    let core = Core::new(&config, vec![public, private], Box::new(factory), Instant::ZERO);
+    let commons = Commons::alone(&config, Instant::ZERO);
+    let core = Core::new(&config, commons, vec![public, private], Box::new(factory), Instant::ZERO);
     Ok(Box::new(Device { core, clock, unix, passed, now: Instant::ZERO }))
 }
 

@@ -4,10 +4,12 @@
 //! - [`config`]: `hedgerow.toml`, read and checked.
 //! - [`core`]: one core's loop, without I/O of its own.
 //! - [`pool`]: nodes, their turns and their pace.
+//! - [`commons`]: what all cores share.
 
 pub mod assemble;
 pub mod check;
 pub mod cli;
+pub mod commons;
 pub mod config;
 pub mod core;
 pub mod events;

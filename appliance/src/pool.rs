@@ -13,6 +13,8 @@ use hedgerow_policy::{DialFailure, PeerId};
 
 /// How long a dial may wait for its turn.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How much later than that a wish of another core still keeps its place.
+const GRACE: Duration = Duration::from_secs(1);
 /// How long a node that failed is asked only if no other is left.
 const COOL_DOWN: Duration = Duration::from_secs(10);
 /// Identities that are remembered as known.
@@ -48,10 +50,12 @@ pub struct NodeConfig {
     pub target: Target,
 }
 
-/// Who dials: the caller's own number for a session.
+/// Who dials: a core's number for a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket {
-    /// Place in the caller's table.
+    /// The core whose session it is.
+    pub core: u16,
+    /// Place in the core's table.
     pub index: u32,
     /// How often the place had been taken.
     pub generation: u32,
@@ -227,17 +231,24 @@ impl Pool {
         }
     }
 
-    /// The next of those who wait that can be answered now.
-    pub fn poll(&mut self, now: Instant) -> Option<Answer> {
+    /// The next of those who wait that can be answered now, if it is a session of `core`. Nobody is passed over for another
+    /// core's sake, but for those whose core should have asked long ago.
+    pub fn poll(&mut self, now: Instant, core: u16) -> Option<Answer> {
         for known in [true, false] {
-            let Some(&wish) = self.queue(known).front() else { continue };
+            let overdue = |wish: &Wish| wish.ticket.core != core && now.since(wish.since) >= PATIENCE + GRACE;
+            let queue = self.queue(known);
+            let Some(place) = queue.iter().position(|wish| !overdue(wish)) else { continue };
+            let wish = queue[place];
+            if wish.ticket.core != core {
+                continue;
+            }
             if now.since(wish.since) >= PATIENCE {
-                self.queue(known).pop_front();
+                self.queue(known).remove(place);
                 self.taken = self.taken.saturating_sub(1);
                 return Some(Answer::Refused(wish.ticket, DialFailure::Busy));
             }
             if let Some(node) = self.choose(now, &wish) {
-                self.queue(known).pop_front();
+                self.queue(known).remove(place);
                 return Some(Answer::Dial(wish, node));
             }
         }

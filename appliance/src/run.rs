@@ -19,6 +19,7 @@ use hedgerow_port::{AfPacket, AfPacketConfig, OpenError, Tap, TapConfig};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::assemble::{self, AssembleError};
+use crate::commons::Commons;
 use crate::config::{self, Config, Driver, Poll};
 use crate::core::{Core, PortFault};
 use crate::events::{EventLine, EventSink};
@@ -119,7 +120,8 @@ pub fn run(config: Config) -> Result<(), RunError> {
 
     let watch = Watch::start();
     let started = watch.now();
-    let mut core = Core::new(&core_config, ports, Box::new(factory), started);
+    let commons = Commons::alone(&core_config, started);
+    let mut core = Core::new(&core_config, commons, ports, Box::new(factory), started);
     core.join_groups().map_err(|fault| port_fault(&config, fault))?;
     for (_, problem) in crate::check::machine(&config) {
         tracing::warn!("{problem}");

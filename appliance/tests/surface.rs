@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::mpsc;
 
+use hedgerow::commons::Commons;
 use hedgerow::config::Config;
 use hedgerow::core::Core;
 use hedgerow::events::EventSink;
@@ -142,7 +143,8 @@ fn core(config: &Config) -> Core<Memory> {
     let settings = Settings::new(Clock::at(std::time::Duration::from_secs(1_800_000_000)));
     let kinds = assemble::kinds(config, &secret, &settings).unwrap();
     let core = assemble::core(config, &abilities, &secret, [7; 32]);
-    Core::new(&core, ports, Box::new(Factory::new(kinds, 1)), Instant::from_millis(1_000))
+    let now = Instant::from_millis(1_000);
+    Core::new(&core, Commons::alone(&core, now), ports, Box::new(Factory::new(kinds, 1)), now)
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The way to a node: identities that are unique per pool, turns, pace, failures.
+//! The way to a node: identities that are unique per pool, turns, pace, failures. What concerns other cores' sessions too is
+//! asked of the [commons](crate::commons).
 
 use std::time::Duration;
 
@@ -9,18 +10,11 @@ use hedgerow_policy::{DialFailure, Done, Leg, PeerId, Standing, verdict};
 
 use super::seats::{Dial, Seat};
 use super::{Core, Happened, to_policy};
+use crate::commons::{Claim, Letter};
 use crate::pool::{Answer, Ticket, Wish};
 
 /// How long the holder of an identity has to answer while another source shows the same one.
 const PROBE: Duration = Duration::from_secs(5);
-
-/// Whether a session may use its identity.
-enum Claim {
-    Granted,
-    /// The holder is being asked for a sign of life.
-    Waits,
-    Refused,
-}
 
 impl<P: Port> Core<P> {
     /// A session asks for a node.
@@ -32,13 +26,17 @@ impl<P: Port> Core<P> {
         seat.asked = true;
         seat.peer_id = peer;
         let Some(id) = peer else { return self.ask(now, seat) };
-        if self.own_nodes.contains(&id) || self.pools.iter().any(|pool| pool.has_met(id)) {
-            return self.refuse(now, seat, DialFailure::OwnNode);
-        }
-        match self.claim(now, seat, id) {
+        let claim = self.commons.with(|books| books.claim((seat.pool, id), seat.ticket, seat.peer.ip()));
+        self.claimed(now, seat, claim);
+    }
+
+    /// What comes of a session's claim to its identity.
+    fn claimed(&mut self, now: Instant, seat: &mut Seat, claim: Claim) {
+        match claim {
             Claim::Granted => self.ask(now, seat),
-            Claim::Waits => {}
+            Claim::Waits => seat.dial = Dial::Challenging(now + PROBE),
             Claim::Refused => self.refuse(now, seat, DialFailure::Duplicate),
+            Claim::OwnNode => self.refuse(now, seat, DialFailure::OwnNode),
         }
     }
 
@@ -47,81 +45,66 @@ impl<P: Port> Core<P> {
         seat.session.complete(to_policy(now), Done::DialFailed(why));
     }
 
-    /// Takes an identity for a session. From the same address the newer session wins; otherwise the holder keeps it for
-    /// as long as it is alive, and one challenger at a time may wait for that to be found out.
-    fn claim(&mut self, now: Instant, seat: &mut Seat, id: PeerId) -> Claim {
-        let key = (seat.pool, id);
-        let holder = self.holders.get(&key).copied();
-        let Some(other) = holder.and_then(|ticket| self.seats.get(ticket)) else {
-            self.holders.insert(key, seat.ticket);
-            return Claim::Granted;
-        };
-        let ticket = other.ticket;
-        if other.peer.ip() == seat.peer.ip() {
-            self.end(now, ticket, verdict::Reason::Replaced);
-            self.holders.insert(key, seat.ticket);
-            return Claim::Granted;
-        }
-        if other.challenger.is_some() {
-            return Claim::Refused;
-        }
-        other.challenger = Some((seat.ticket, now));
-        other.session.probe(to_policy(now));
-        seat.dial = Dial::Challenging(ticket, now + PROBE);
-        self.mark(ticket);
-        Claim::Waits
-    }
-
-    /// The holder of an identity has spoken: who waited for its silence is refused.
-    pub(super) fn answer_challenger(&mut self, now: Instant, seat: &mut Seat) {
-        let Some((challenger, since)) = seat.challenger else { return };
-        if seat.session.heard() <= to_policy(since) {
+    /// Carries out what other sessions, of this core or another, have brought about.
+    pub(super) fn read_letters(&mut self, now: Instant) {
+        if !self.commons.has_mail(self.number) {
             return;
         }
-        seat.challenger = None;
-        if let Some(other) = self.seats.get(challenger)
-            && matches!(other.dial, Dial::Challenging(holder, _) if holder == seat.ticket)
-        {
-            other.dial = Dial::None;
-            other.session.complete(to_policy(now), Done::DialFailed(DialFailure::Duplicate));
-            self.mark(challenger);
-        }
-    }
-
-    /// A session is over: its identity is free, and who waited for it is next.
-    pub(super) fn release_identity(&mut self, now: Instant, seat: &mut Seat) {
-        if let Some(id) = seat.peer_id
-            && self.holders.get(&(seat.pool, id)) == Some(&seat.ticket)
-        {
-            self.holders.remove(&(seat.pool, id));
-        }
-        if let Some((challenger, _)) = seat.challenger.take() {
-            self.challenge_won(now, challenger);
-        }
-    }
-
-    fn challenge_won(&mut self, now: Instant, challenger: Ticket) {
-        // It is looked at by the next turn of the timers, with nothing else taken out.
-        if let Some(mut seat) = self.seats.take(challenger) {
-            if let Dial::Challenging(holder, _) = seat.dial {
-                seat.dial = Dial::Challenging(holder, now);
-                self.seats.arm(&mut seat);
+        for (ticket, letter) in self.commons.take_mail(self.number) {
+            match letter {
+                Letter::Replaced => self.end(now, ticket, verdict::Reason::Replaced),
+                Letter::Challenged => {
+                    if let Some(seat) = self.seats.get(ticket) {
+                        seat.challenged = Some(now);
+                        seat.session.probe(to_policy(now));
+                        self.mark(ticket);
+                    }
+                }
+                Letter::Free | Letter::Held => self.argument_over(now, ticket, letter == Letter::Free),
             }
-            self.seats.put(seat);
+        }
+    }
+
+    /// A challenger learns what became of the session that it waited for.
+    fn argument_over(&mut self, now: Instant, ticket: Ticket, free: bool) {
+        let Some(mut seat) = self.seats.take(ticket) else { return };
+        if let (Dial::Challenging(_), Some(id)) = (seat.dial, seat.peer_id) {
+            seat.dial = Dial::None;
+            let ip = seat.peer.ip();
+            let claim = match free {
+                true => self.commons.with(|books| books.claim((seat.pool, id), ticket, ip)),
+                false => Claim::Refused,
+            };
+            self.claimed(now, &mut seat, claim);
+        }
+        self.go_on(now, seat);
+    }
+
+    /// A session that is to give a sign of life may have given one: who waited for its silence is refused.
+    pub(super) fn answer_challenger(&mut self, seat: &mut Seat) {
+        let (Some(since), Some(id)) = (seat.challenged, seat.peer_id) else { return };
+        if seat.session.heard() > to_policy(since) {
+            seat.challenged = None;
+            self.commons.with(|books| books.lives((seat.pool, id), seat.ticket));
+        }
+    }
+
+    /// A session is over: its identity is free.
+    pub(super) fn release_identity(&mut self, seat: &Seat) {
+        if let Some(id) = seat.peer_id {
+            self.commons.with(|books| books.release((seat.pool, id), seat.ticket));
         }
     }
 
     /// What the host waits for on a session's behalf has taken too long.
     pub(super) fn dial_timers(&mut self, now: Instant, seat: &mut Seat) {
         match seat.dial {
-            Dial::Challenging(holder, until) if until <= now => {
+            Dial::Challenging(until) if until <= now => {
                 seat.dial = Dial::None;
-                if let Some(silent) = self.seats.get(holder) {
-                    silent.challenger = None;
-                    self.end(now, holder, verdict::Reason::Replaced);
-                }
-                seat.asked = false;
-                self.dial(now, seat, seat.peer_id);
+                let Some(id) = seat.peer_id else { return };
+                let ip = seat.peer.ip();
+                let claim = self.commons.with(|books| books.outlasted((seat.pool, id), seat.ticket, ip));
+                self.claimed(now, seat, claim);
             }
             Dial::Connecting(_, _, until) if until <= now => {
                 self.cut(seat, Leg::Private);
@@ -131,10 +114,15 @@ impl<P: Port> Core<P> {
         }
     }
 
-    /// Those who waited in a pool and whose turn has come.
+    /// Those of this core who waited in a pool and whose turn has come.
     pub(super) fn poll_pools(&mut self, now: Instant) {
         for index in 0..self.pools.len() {
-            while let Some(answer) = self.pools[index].poll(now) {
+            while self.queued > 0 {
+                let number = self.number;
+                let Some(answer) = self.commons.with(|books| books.pools[index].poll(now, number)) else {
+                    break;
+                };
+                self.queued -= 1;
                 let (Answer::Dial(Wish { ticket, .. }, _) | Answer::Refused(ticket, _)) = answer else {
                     continue;
                 };
@@ -147,18 +135,24 @@ impl<P: Port> Core<P> {
     }
 
     fn ask(&mut self, now: Instant, seat: &mut Seat) {
-        let answer = self.pools[seat.pool].ask(now, seat.ticket, seat.peer_id, seat.peer.is_ipv4());
+        let (ticket, peer, v4) = (seat.ticket, seat.peer_id, seat.peer.is_ipv4());
+        let answer = self.commons.with(|books| books.pools[seat.pool].ask(now, ticket, peer, v4));
         self.answer(now, seat, answer);
     }
 
     fn answer(&mut self, now: Instant, seat: &mut Seat, mut answer: Answer) {
         loop {
             match answer {
-                Answer::Queued => return seat.dial = Dial::Queued,
+                Answer::Queued => {
+                    self.queued += 1;
+                    return seat.dial = Dial::Queued;
+                }
                 Answer::Refused(_, why) => return self.refuse(now, seat, why),
                 Answer::Dial(wish, node) => match self.connect(now, seat, wish, node) {
                     Ok(()) => return,
-                    Err(()) => answer = self.pools[seat.pool].failed(now, wish, node),
+                    Err(()) => {
+                        answer = self.commons.with(|books| books.pools[seat.pool].failed(now, wish, node))
+                    }
                 },
             }
         }
@@ -166,7 +160,7 @@ impl<P: Port> Core<P> {
 
     /// Opens the private leg to a node.
     fn connect(&mut self, now: Instant, seat: &mut Seat, wish: Wish, node: usize) -> Result<(), ()> {
-        let config = self.pools[seat.pool].config();
+        let config = &self.pools[seat.pool];
         let target = config.nodes.get(node).ok_or(())?.target;
         let source = match config.transparent {
             true => Source::Transparent(seat.peer.ip().into(), 0),
@@ -186,7 +180,7 @@ impl<P: Port> Core<P> {
     pub(super) fn dial_failed(&mut self, now: Instant, seat: &mut Seat) {
         if let Dial::Connecting(wish, node, _) = seat.dial {
             seat.dial = Dial::None;
-            let answer = self.pools[seat.pool].failed(now, wish, node);
+            let answer = self.commons.with(|books| books.pools[seat.pool].failed(now, wish, node));
             self.answer(now, seat, answer);
         }
     }
@@ -197,7 +191,7 @@ impl<P: Port> Core<P> {
         let Some(mut seat) = self.seats.take(ticket) else { return };
         if let Dial::Connecting(_, node, _) = seat.dial {
             seat.dial = Dial::Connected(node, now);
-            self.pools[seat.pool].connected(node);
+            self.commons.with(|books| books.pools[seat.pool].connected(node));
             if seat.peer_id.is_none() {
                 // A plain listener knows no better proof than this: its handshake is over, and it counts as a session.
                 self.standing(&mut seat, Standing::Proven);
@@ -211,7 +205,7 @@ impl<P: Port> Core<P> {
     /// The node of a session has shown its identity.
     pub(super) fn met(&mut self, seat: &Seat, id: PeerId) {
         if let Dial::Connected(node, _) = seat.dial {
-            self.pools[seat.pool].met(node, id);
+            self.commons.with(|books| books.pools[seat.pool].met(node, id));
         }
     }
 
@@ -219,21 +213,23 @@ impl<P: Port> Core<P> {
     pub(super) fn leave_pool(&mut self, seat: &mut Seat) {
         let node = match seat.dial {
             Dial::None => return,
-            Dial::Challenging(holder, _) => {
-                // Another may try.
-                if let Some(holder) = self.seats.get(holder) {
-                    holder.challenger = None;
+            Dial::Challenging(_) => {
+                if let Some(id) = seat.peer_id {
+                    self.commons.with(|books| books.withdraw((seat.pool, id), seat.ticket));
                 }
                 return seat.dial = Dial::None;
             }
-            Dial::Queued => None,
+            Dial::Queued => {
+                self.queued -= 1;
+                None
+            }
             Dial::Connecting(..) => {
                 self.cut(seat, Leg::Private);
                 None
             }
             Dial::Connected(node, _) => Some(node),
         };
-        self.pools[seat.pool].leave(seat.ticket, node);
+        self.commons.with(|books| books.pools[seat.pool].leave(seat.ticket, node));
         seat.dial = Dial::None;
     }
 }

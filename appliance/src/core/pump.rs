@@ -115,7 +115,7 @@ impl<P: Port> Core<P> {
             return self.finish(now, seat, reason);
         }
         self.windows(&mut seat);
-        self.answer_challenger(now, &mut seat);
+        self.answer_challenger(&mut seat);
         self.seats.arm(&mut seat);
         let ticket = seat.ticket;
         self.seats.put(seat);
@@ -291,11 +291,11 @@ impl<P: Port> Core<P> {
             }
         }
         self.work.forget(seat.ticket);
-        self.release_identity(now, &mut seat);
+        self.release_identity(&seat);
         if let (Dial::Connected(_, since), Some(id)) = (seat.dial, seat.peer_id)
             && now.since(since) >= KNOWN_AFTER
         {
-            self.pools[seat.pool].remember(id);
+            self.commons.with(|books| books.pools[seat.pool].remember(id));
         }
         self.leave_pool(&mut seat);
         self.ended.count(reason);

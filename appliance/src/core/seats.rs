@@ -35,8 +35,8 @@ pub(super) struct LegState {
 pub(super) enum Dial {
     /// Not asked for, or refused.
     None,
-    /// Another source's session holds the identity and is being asked for a sign of life.
-    Challenging(Ticket, Instant),
+    /// Another source's session holds the identity and is being asked for a sign of life, until that instant.
+    Challenging(Instant),
     /// In the pool's queue.
     Queued,
     /// A connection to a node is being opened, until that instant.
@@ -61,8 +61,8 @@ pub(super) struct Seat {
     /// It asked for a node.
     pub(super) asked: bool,
     pub(super) dial: Dial,
-    /// Who waits for this session to show no sign of life, and since when.
-    pub(super) challenger: Option<(Ticket, Instant)>,
+    /// Another source waits for this session to show no sign of life, since then.
+    pub(super) challenged: Option<Instant>,
     /// Ends the session whatever it says: its verdict is there, but a leg does not drain.
     pub(super) linger: Option<Instant>,
     /// The host ends it: its work had to make room.
@@ -83,7 +83,7 @@ impl Seat {
     /// When the host wants to look at it, apart from the session's own deadline.
     pub(super) fn host_deadline(&self) -> Option<Instant> {
         let dial = match self.dial {
-            Dial::Challenging(_, until) | Dial::Connecting(_, _, until) => Some(until),
+            Dial::Challenging(until) | Dial::Connecting(_, _, until) => Some(until),
             _ => None,
         };
         dial.into_iter().chain(self.linger).min()
@@ -92,6 +92,8 @@ impl Seat {
 
 /// The table.
 pub(super) struct Seats {
+    /// The core's number, and how many there are.
+    core: (u16, u16),
     places: Vec<Place>,
     free: Vec<u32>,
     /// By slot of the flow table.
@@ -110,8 +112,9 @@ struct Place {
 
 impl Seats {
     /// A table over `flows` places of the flow table. It grows with the sessions, which the flows limit.
-    pub(super) fn new(flows: usize) -> Self {
+    pub(super) fn new(flows: usize, core: (u16, u16)) -> Self {
         Seats {
+            core,
             places: Vec::new(),
             free: Vec::new(),
             flows: vec![None; flows],
@@ -131,7 +134,11 @@ impl Seats {
         self.live += 1;
         self.peak = self.peak.max(self.live);
         self.opened += 1;
-        (Ticket { index, generation: self.places[index as usize].generation }, self.opened)
+        let generation = self.places[index as usize].generation;
+        let (core, cores) = self.core;
+        // Each core counts in steps of their number, so that no two sessions of the appliance have the same.
+        let number = (self.opened - 1) * u64::from(cores) + u64::from(core) + 1;
+        (Ticket { core, index, generation }, number)
     }
 
     /// Takes a session out, to work on it while the rest of the core is at hand.

@@ -90,7 +90,7 @@ mod tests {
     }
 
     fn ticket(index: u32) -> Ticket {
-        Ticket { index, generation: 0 }
+        Ticket { core: 0, index, generation: 0 }
     }
 
     fn push(queue: &mut WorkQueue, index: u32, stranger: bool) -> Option<Ticket> {

@@ -28,7 +28,7 @@ fn pool(nodes: u8, dials_per_second: u32) -> Pool {
 }
 
 fn ticket(index: u32) -> Ticket {
-    Ticket { index, generation: 0 }
+    Ticket { core: 0, index, generation: 0 }
 }
 
 fn dialled(answer: Answer) -> (Wish, usize) {
@@ -42,7 +42,7 @@ fn dialled(answer: Answer) -> (Wish, usize) {
 fn served(pool: &mut Pool, from: Instant, millis: u64) -> usize {
     let mut count = 0;
     for ms in 0..millis {
-        while let Some(answer) = pool.poll(from + Duration::from_millis(ms)) {
+        while let Some(answer) = pool.poll(from + Duration::from_millis(ms), 0) {
             count += usize::from(matches!(answer, Answer::Dial(..)));
         }
     }
@@ -104,7 +104,7 @@ fn no_node_is_dialled_faster_than_it_can_bear() {
         for peer in [None, Some(id)] {
             dials += usize::from(matches!(pool.ask(now, ticket(ms as u32), peer, true), Answer::Dial(..)));
         }
-        while let Some(answer) = pool.poll(now) {
+        while let Some(answer) = pool.poll(now, 0) {
             dials += usize::from(matches!(answer, Answer::Dial(..)));
         }
     }
@@ -120,7 +120,7 @@ fn patience_ends() {
     }
     assert!(pool.deadline(START).is_some_and(|at| at > START && at <= START + PATIENCE));
     let late = START + PATIENCE;
-    assert_eq!(pool.poll(late), Some(Answer::Refused(ticket(1), DialFailure::Busy)));
+    assert_eq!(pool.poll(late, 0), Some(Answer::Refused(ticket(1), DialFailure::Busy)));
 }
 
 #[test]

@@ -18,6 +18,7 @@ use hedgerow_policy::session::Work;
 use hedgerow_policy::{Close, Done, End, Leg, PeerId, Reason, Request, Session, Standing, relay};
 use hedgerow_port::{Memory, MemoryConfig};
 
+use crate::commons::Commons;
 use crate::core::{Arrival, Core, CoreConfig, CoreStatistics, SessionEvent, Sessions};
 use crate::pool::{NodeConfig, PoolConfig};
 use crate::sessions::{Factory, Kind};
@@ -86,7 +87,7 @@ impl World {
         let config = core_config(plan, &public, &private);
         // The node's default route leads through the core, as a transparent source needs it.
         World {
-            core: Core::new(&config, vec![public, private], sessions, now),
+            core: Core::new(&config, Commons::alone(&config, now), vec![public, private], sessions, now),
             peer: Host::new(outer, &[PEER, OTHER_PEER], None, now),
             node: Host::new(inner, &[NODE], Some(INSIDE), now),
             now,
@@ -179,7 +180,7 @@ impl World {
         let pool = &statistics.pools[0];
         vec![
             ("sessions", statistics.sessions),
-            ("identities", self.core.holders.len()),
+            ("identities", self.core.commons.with(|books| books.identities())),
             ("ready", self.core.ready.len()),
             ("work", statistics.work.waiting),
             ("slots", pool.taken),

@@ -1,0 +1,229 @@
+//! What is one for the whole appliance, however many cores it has: the pools with their pace and slots, who holds which
+//! identity, which identities are our own nodes', and the letters that cores write each other about sessions.
+//!
+//! All of it is behind one lock, which is taken when a session asks for a node, is asked for a sign of life, or ends:
+//! some times per session, never per frame. A core looks for letters by one atomic flag. With one core everything happens
+//! in the same order each time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hedgerow_dataplane::Instant;
+use hedgerow_dataplane::shard::Wake;
+use hedgerow_policy::PeerId;
+
+use crate::core::CoreConfig;
+use crate::pool::{Pool, PoolConfig, Ticket};
+
+/// An identity in a pool.
+pub type Key = (usize, PeerId);
+
+/// What a core is told about one of its sessions by another one, or by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Letter {
+    /// A newer session has its identity: it ends.
+    Replaced,
+    /// Another source shows its identity: it is to give a sign of life.
+    Challenged,
+    /// The identity that it waited for is free: it may claim it.
+    Free,
+    /// The holder of the identity that it waited for lives: it is refused.
+    Held,
+}
+
+/// Whether a session may use its identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// It may.
+    Granted,
+    /// The holder is being asked for a sign of life.
+    Waits,
+    /// The holder is being asked for a sign of life already.
+    Refused,
+    /// It is the identity of one of our own nodes.
+    OwnNode,
+}
+
+/// Who uses an identity.
+#[derive(Debug, Clone, Copy)]
+struct Holder {
+    ticket: Ticket,
+    ip: IpAddr,
+    /// Who waits for it to show no sign of life.
+    challenger: Option<Ticket>,
+}
+
+/// What the cores share. See the [module](self).
+pub struct Commons {
+    books: Mutex<Books>,
+    /// By core: letters wait.
+    mail: Vec<AtomicBool>,
+    wake: Wake,
+}
+
+/// The contents.
+pub struct Books {
+    /// The pools.
+    pub pools: Vec<Pool>,
+    own_nodes: Vec<PeerId>,
+    holders: BTreeMap<Key, Holder>,
+    /// By core. Bounded by the sessions: few letters are ever written about one.
+    letters: Vec<VecDeque<(Ticket, Letter)>>,
+    /// Cores that were written to since the lock was taken.
+    posted: Vec<u16>,
+}
+
+impl Commons {
+    /// What `cores` cores share; `wake` is called with a core's number when a letter waits for it.
+    pub fn new(config: &CoreConfig, cores: u16, wake: Wake, now: Instant) -> Arc<Self> {
+        Arc::new(Commons::with_pools(&config.pools, config.own_nodes.clone(), cores, wake, now))
+    }
+
+    fn with_pools(
+        pools: &[PoolConfig],
+        own_nodes: Vec<PeerId>,
+        cores: u16,
+        wake: Wake,
+        now: Instant,
+    ) -> Self {
+        let cores = cores.max(1);
+        Commons {
+            books: Mutex::new(Books {
+                pools: pools.iter().map(|pool| Pool::new(pool.clone(), now)).collect(),
+                own_nodes,
+                holders: BTreeMap::new(),
+                letters: (0..cores).map(|_| VecDeque::new()).collect(),
+                posted: Vec::new(),
+            }),
+            mail: (0..cores).map(|_| AtomicBool::new(false)).collect(),
+            wake,
+        }
+    }
+
+    /// The same for a core that is alone.
+    pub fn alone(config: &CoreConfig, now: Instant) -> Arc<Self> {
+        Commons::new(config, 1, Box::new(|_| {}), now)
+    }
+
+    /// How many cores share this.
+    pub fn cores(&self) -> u16 {
+        self.mail.len() as u16
+    }
+
+    /// Does something with the books, and wakes whom it wrote to.
+    pub fn with<T>(&self, act: impl FnOnce(&mut Books) -> T) -> T {
+        // A core that panicked takes the process with it; until then the others go on.
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = act(&mut books);
+        let posted = std::mem::take(&mut books.posted);
+        drop(books);
+        for core in posted {
+            if let Some(mail) = self.mail.get(usize::from(core)) {
+                mail.store(true, Ordering::Release);
+                (self.wake)(core);
+            }
+        }
+        result
+    }
+
+    /// Whether letters wait for a core.
+    pub fn has_mail(&self, core: u16) -> bool {
+        self.mail.get(usize::from(core)).is_some_and(|mail| mail.load(Ordering::Acquire))
+    }
+
+    /// Takes a core's letters.
+    pub fn take_mail(&self, core: u16) -> VecDeque<(Ticket, Letter)> {
+        // The flag first: a letter that comes in between raises it again, for nothing at worst.
+        if let Some(mail) = self.mail.get(usize::from(core)) {
+            mail.store(false, Ordering::Release);
+        }
+        self.with(|books| books.letters.get_mut(usize::from(core)).map(std::mem::take).unwrap_or_default())
+    }
+}
+
+impl Books {
+    /// Takes an identity for a session. From the same address the newer session wins; otherwise the holder keeps it for as
+    /// long as it is alive, and one challenger at a time may wait for that to be found out.
+    pub fn claim(&mut self, key: Key, ticket: Ticket, ip: IpAddr) -> Claim {
+        if self.own_nodes.contains(&key.1) || self.pools.iter().any(|pool| pool.has_met(key.1)) {
+            return Claim::OwnNode;
+        }
+        let Some(holder) = self.holders.get_mut(&key) else {
+            self.holders.insert(key, Holder { ticket, ip, challenger: None });
+            return Claim::Granted;
+        };
+        if holder.ip == ip {
+            let old = std::mem::replace(holder, Holder { ticket, ip, challenger: None });
+            self.post(old.ticket, Letter::Replaced);
+            if let Some(challenger) = old.challenger {
+                self.post(challenger, Letter::Free);
+            }
+            return Claim::Granted;
+        }
+        if holder.challenger.is_some() {
+            return Claim::Refused;
+        }
+        holder.challenger = Some(ticket);
+        let challenged = holder.ticket;
+        self.post(challenged, Letter::Challenged);
+        Claim::Waits
+    }
+
+    /// The holder of an identity has given a sign of life: who waited for its silence is refused.
+    pub fn lives(&mut self, key: Key, ticket: Ticket) {
+        let holder = self.holders.get_mut(&key).filter(|holder| holder.ticket == ticket);
+        if let Some(challenger) = holder.and_then(|holder| holder.challenger.take()) {
+            self.post(challenger, Letter::Held);
+        }
+    }
+
+    /// A challenger's wait is over: where the holder it waited for is still there, it was silent, and the identity changes
+    /// hands.
+    pub fn outlasted(&mut self, key: Key, ticket: Ticket, ip: IpAddr) -> Claim {
+        match self.holders.get_mut(&key).filter(|holder| holder.challenger == Some(ticket)) {
+            Some(holder) => {
+                let old = std::mem::replace(holder, Holder { ticket, ip, challenger: None });
+                self.post(old.ticket, Letter::Replaced);
+                Claim::Granted
+            }
+            None => self.claim(key, ticket, ip),
+        }
+    }
+
+    /// A challenger gives up; another may try.
+    pub fn withdraw(&mut self, key: Key, ticket: Ticket) {
+        if let Some(holder) = self.holders.get_mut(&key)
+            && holder.challenger == Some(ticket)
+        {
+            holder.challenger = None;
+        }
+    }
+
+    /// A session is over: its identity is free, and who waited for it is next.
+    pub fn release(&mut self, key: Key, ticket: Ticket) {
+        if self.holders.get(&key).is_some_and(|holder| holder.ticket == ticket)
+            && let Some(Holder { challenger: Some(challenger), .. }) = self.holders.remove(&key)
+        {
+            self.post(challenger, Letter::Free);
+        }
+    }
+
+    /// Identities in use.
+    pub fn identities(&self) -> usize {
+        self.holders.len()
+    }
+
+    fn post(&mut self, to: Ticket, letter: Letter) {
+        if let Some(letters) = self.letters.get_mut(usize::from(to.core)) {
+            letters.push_back((to, letter));
+            if !self.posted.contains(&to.core) {
+                self.posted.push(to.core);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
