@@ -11,7 +11,7 @@ use hedgerow_dataplane::admit;
 use hedgerow_dataplane::frame::Abilities;
 use hedgerow_dataplane::link::{self, LinkConfig};
 use hedgerow_dataplane::screen::{Master, ScreenConfig};
-use hedgerow_dataplane::shard::{self, Accept, ShardIndex, ShardLink, Target};
+use hedgerow_dataplane::shard::{self, Accept, Exchange, ShardIndex, ShardLink, Target};
 use hedgerow_dataplane::tcp::{self, EngineConfig};
 use hedgerow_dataplane::wire::LinkId;
 use hedgerow_policy::chia::{NodeType, NodeTypes};
@@ -23,7 +23,7 @@ use hedgerow_policy::{PeerId, relay};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{Config, Listener, PeerType, Pool, Port, Protocol};
+use crate::config::{Config, Listener, PeerType, Pool, Port, Protocol, Share};
 use crate::core::CoreConfig;
 use crate::identity::Secret;
 use crate::pool::{NodeConfig, PATIENCE, PoolConfig};
@@ -58,9 +58,41 @@ impl From<SetupError> for AssembleError {
     }
 }
 
-/// What the core of `config` is told; `abilities` are those of its ports, in order. `seed` is this run's own randomness.
-pub fn core(config: &Config, abilities: &[&Abilities], secret: &Secret, seed: [u8; 32]) -> CoreConfig {
+/// A core's place among those of the appliance.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its number.
+    pub index: u16,
+    /// How many there are.
+    pub shards: u16,
+    /// What their shards share, where there are several.
+    pub exchange: Option<Arc<Exchange>>,
+}
+
+impl Place {
+    /// The place of a core that is alone.
+    pub fn alone() -> Self {
+        Place { index: 0, shards: 1, exchange: None }
+    }
+}
+
+/// Slots of one shard's flow table. Each shard has an equal part of all connections, which the device deals out evenly.
+pub fn flows(config: &Config, shards: u16) -> usize {
+    // An evicted flow keeps its slot until its end was reported: newcomers of the same batch find a spare one.
+    config.limits.flows.div_ceil(usize::from(shards.max(1))) + hedgerow_dataplane::frame::BATCH
+}
+
+/// What a core of `config` is told; `abilities` are those of its ports, in order. `seed` is its own randomness of this run.
+pub fn core(
+    config: &Config,
+    abilities: &[&Abilities],
+    secret: &Secret,
+    seed: [u8; 32],
+    place: Place,
+) -> CoreConfig {
     let limits = &config.limits;
+    let shards = u32::from(place.shards.max(1));
+    let flows_each = limits.flows.div_ceil(shards as usize);
     let connect_timeout = config.pools.iter().map(|pool| pool.dial_timeout).max();
     CoreConfig {
         shard: shard::Config {
@@ -72,29 +104,29 @@ pub fn core(config: &Config, abilities: &[&Abilities], secret: &Secret, seed: [u
                 .collect(),
             listeners: config.listeners.iter().map(listener).collect(),
             admit: admit::Limits {
-                flows: u32::try_from(limits.flows).unwrap_or(u32::MAX),
+                flows: u32::try_from(flows_each).unwrap_or(u32::MAX),
                 per_source: limits.per_source,
                 per_24: limits.per_24,
                 per_16_percent: limits.per_16_percent,
                 v6_64: limits.v6_64,
                 v6_48: limits.v6_48,
-                handshakes_in_flight: limits.handshakes_in_flight,
+                handshakes_in_flight: limits.handshakes_in_flight.div_ceil(shards),
                 handshake_longest: limits.handshake_timeout,
                 handshake_shortest: limits.handshake_timeout.min(Duration::from_secs(3)),
             },
             engine: EngineConfig {
-                // An evicted flow keeps its slot until its end was reported: newcomers of the same batch find a spare one.
-                flows: limits.flows + hedgerow_dataplane::frame::BATCH,
-                time_waits: limits.flows,
-                blocks: usize::try_from(limits.buffer_memory).unwrap_or(usize::MAX) / tcp::BLOCK,
+                flows: flows(config, place.shards),
+                time_waits: flows_each,
+                blocks: usize::try_from(limits.buffer_memory / u64::from(shards)).unwrap_or(usize::MAX)
+                    / tcp::BLOCK,
                 connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(5)),
                 ..EngineConfig::default()
             },
             screen: ScreenConfig::default(),
             cookie_secret: Master(secret.derive("cookies")),
             seed,
-            index: ShardIndex::default(),
-            exchange: None,
+            index: ShardIndex::of(place.index, place.shards),
+            exchange: place.exchange,
         },
         listener_pools: config.listeners.iter().map(|listener| listener.pool).collect(),
         pools: config.pools.iter().map(pool).collect(),
@@ -110,6 +142,7 @@ fn link(port: &Port, abilities: &Abilities) -> LinkConfig {
         vlan: port.vlan,
         addresses: port.addresses.iter().map(|a| prefix(a.address, a.length)).collect(),
         gateways: port.gateways.iter().map(|&hop| hop.into()).collect(),
+        shared: port.share == Share::Listeners,
         routes: port
             .routes
             .iter()

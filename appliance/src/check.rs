@@ -10,7 +10,7 @@ use std::time::Duration;
 use hedgerow_policy::tls::{Clock, Settings};
 
 use crate::assemble;
-use crate::config::{Config, Driver, Identity, Listener, Pool, Port, Protocol, SourceChoice};
+use crate::config::{Config, Driver, Identity, Listener, Pool, Port, Protocol, Share, SourceChoice};
 use crate::identity::Secret;
 
 /// What `run` would do with a configuration, in a few lines.
@@ -125,8 +125,13 @@ pub fn machine(config: &Config) -> Vec<(bool, String)> {
     for (port, own) in
         config.ports.iter().flat_map(|port| port.addresses.iter().map(move |own| (port, own.address)))
     {
-        if taken.contains(&own) {
-            found.push((false, kernel_too(port, own)));
+        match (port.share, taken.contains(&own)) {
+            (Share::Nothing, true) => found.push((false, kernel_too(port, own))),
+            (Share::Listeners, false) => found.push((
+                false,
+                format!("port.{}: the kernel does not have {own}, so there is nothing to share", port.name),
+            )),
+            _ => {}
         }
     }
     if let Some(identity) = &config.identity {
@@ -172,7 +177,8 @@ fn imported(config: &Config, identity: &Identity) -> Vec<(bool, String)> {
 /// A core that this machine does not have.
 fn core(config: &Config) -> Option<(bool, String)> {
     let cores = core_affinity::get_core_ids()?;
-    let number = config.core.filter(|number| cores.iter().all(|core| core.id != *number))?;
+    let wanted = config.cores.dataplane.iter().flatten();
+    let number = wanted.copied().find(|number| cores.iter().all(|core| core.id != *number))?;
     Some((
         false,
         format!("cores.dataplane: this machine lends us {} cores, and none is number {number}", cores.len()),
@@ -183,13 +189,13 @@ fn core(config: &Config) -> Option<(bool, String)> {
 fn kernel_too(port: &Port, address: IpAddr) -> String {
     format!(
         "port.{}: the kernel of this machine has the address {address} too, and would reset every connection to it: \
-         `ip address del {address} dev {}`",
+         `ip address del {address} dev {}`, or keep it there with `share = \"listeners\"`",
         port.name, port.device
     )
 }
 
 /// The addresses that the kernel answers for in this network namespace; none where it does not say.
-fn kernel_addresses() -> Vec<IpAddr> {
+pub(crate) fn kernel_addresses() -> Vec<IpAddr> {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let mut addresses = local_v4(&read("/proc/net/fib_trie"));
     addresses.extend(local_v6(&read("/proc/net/if_inet6")));

@@ -26,10 +26,8 @@ use units::Prefix;
 pub struct Config {
     /// How far verdicts are enforced.
     pub mode: Mode,
-    /// The core that the shard is pinned to; `None`: the last one of the machine.
-    pub core: Option<usize>,
-    /// What the core does while nothing arrives.
-    pub poll: Poll,
+    /// The cores that poll the ports, and what stands beside them.
+    pub cores: Cores,
     /// The control socket and the event log.
     pub management: Management,
     /// The ports; a port's place is its `LinkId`.
@@ -66,6 +64,65 @@ pub enum Poll {
     /// Polls a while, then sleeps until a frame arrives or a timer is due.
     #[default]
     Adaptive,
+}
+
+/// The cores that poll the ports, each with a shard of its own, and what stands beside them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cores {
+    /// A shard on each of these cores; `None`: one on the machine's last.
+    pub dataplane: Option<Vec<usize>>,
+    /// What they do while nothing arrives.
+    pub poll: Poll,
+    /// Threads beside them that run cryptographic steps; zero: the shards run their own.
+    pub workers: usize,
+    /// How long a shard may be silent before the watchdog says so.
+    pub watchdog: Duration,
+    /// What the watchdog does then.
+    pub stuck: Stuck,
+}
+
+impl Default for Cores {
+    fn default() -> Self {
+        Cores {
+            dataplane: None,
+            poll: Poll::default(),
+            workers: 0,
+            watchdog: Duration::from_secs(10),
+            stuck: Stuck::default(),
+        }
+    }
+}
+
+impl Cores {
+    /// Most shards: what a device's queues and the low bits of a port can tell apart with room to spare.
+    pub const SHARDS: usize = 64;
+
+    /// Number of shards.
+    pub fn shards(&self) -> u16 {
+        self.dataplane.as_ref().map_or(1, |cores| cores.len().clamp(1, Self::SHARDS) as u16)
+    }
+}
+
+/// What the watchdog does about a shard that is stuck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stuck {
+    /// Says so, and what is known.
+    #[default]
+    Report,
+    /// Says so and aborts the process, so that whoever watches it starts it again.
+    Abort,
+}
+
+/// Who else has a port's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Share {
+    /// Nobody.
+    #[default]
+    Nothing,
+    /// The kernel has them; only the listeners' TCP ports are ours.
+    Listeners,
 }
 
 /// The control socket and the event log.
@@ -109,6 +166,20 @@ pub struct Port {
     pub mtu: Option<u16>,
     /// 802.1Q VLAN that the port's frames carry.
     pub vlan: Option<u16>,
+    /// Who else has the addresses.
+    pub share: Share,
+}
+
+impl Port {
+    /// The driver that opens it, by the name that the drivers go by.
+    pub fn driver_name(&self) -> &'static str {
+        match self.driver {
+            Driver::Tap => "tap",
+            Driver::AfPacket => "af-packet",
+            Driver::Auto if self.device.starts_with("tap") => "tap",
+            Driver::Auto => "af-packet",
+        }
+    }
 }
 
 /// What a listener speaks.

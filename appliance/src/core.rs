@@ -8,6 +8,7 @@ mod dial;
 mod guard;
 mod pump;
 mod seats;
+mod statistics;
 mod work;
 
 #[cfg(test)]
@@ -26,9 +27,13 @@ use hedgerow_dataplane::wire::LinkId;
 use hedgerow_policy::{Leg, PeerId, Session, Standing, verdict};
 
 use crate::commons::Commons;
-use crate::pool::{NodeStatistics, Pool, PoolConfig, Ticket};
+use crate::pool::{PoolConfig, Ticket};
+use crate::pulse::{Phase, Pulse};
+use crate::workers::Desk;
 use guard::Guarded;
+pub(crate) use guard::{discard, run as run_guarded};
 use seats::{Dial, LegState, Seat, Seats};
+pub use statistics::{CoreStatistics, PoolStatistics, WorkStatistics};
 use work::WorkQueue;
 
 /// Batches that one port may send in one step.
@@ -139,57 +144,6 @@ pub enum Happened {
     },
 }
 
-/// What a core counted, and what it holds now.
-#[derive(Debug, Clone, Default)]
-pub struct CoreStatistics {
-    /// The dataplane.
-    pub shard: shard::Statistics,
-    /// Sessions that ended, by reason.
-    pub ended: verdict::Counters,
-    /// Sessions now.
-    pub sessions: usize,
-    /// Most sessions at one time.
-    pub sessions_peak: usize,
-    /// Sessions begun.
-    pub sessions_opened: u64,
-    /// Sessions now that are connected to a node.
-    pub sessions_dialled: usize,
-    /// Sessions that a bug in their code has ended.
-    pub crashed: u64,
-    /// Cryptographic steps run, given up, waiting, and most that waited.
-    pub work: WorkStatistics,
-    /// The pools.
-    pub pools: Vec<PoolStatistics>,
-    /// Events that nobody took in time.
-    pub events_lost: u64,
-}
-
-/// Cryptographic steps.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WorkStatistics {
-    /// Run.
-    pub done: u64,
-    /// Given up because the queue was full; their sessions ended.
-    pub dropped: u64,
-    /// Waiting now.
-    pub waiting: usize,
-    /// Most that waited at one time.
-    pub peak: usize,
-}
-
-/// A pool.
-#[derive(Debug, Clone, Default)]
-pub struct PoolStatistics {
-    /// Its name.
-    pub name: String,
-    /// Sessions that hold a slot.
-    pub taken: usize,
-    /// Sessions that wait for a node.
-    pub waiting: usize,
-    /// Its nodes: name and figures.
-    pub nodes: Vec<(String, NodeStatistics)>,
-}
-
 /// One core.
 pub struct Core<P> {
     shard: Shard,
@@ -206,6 +160,9 @@ pub struct Core<P> {
     /// Pool and link of each listener.
     listeners: Vec<(usize, LinkId)>,
     work: WorkQueue,
+    /// Threads that run the steps of work; `None`: this one does.
+    desk: Option<Desk>,
+    pulse: Arc<Pulse>,
     /// It takes no new connections.
     stopping: bool,
     ended: verdict::Counters,
@@ -252,6 +209,8 @@ impl<P: Port> Core<P> {
                 .map(|(&p, l)| (p, l.link))
                 .collect(),
             work: WorkQueue::new(config.work_queue),
+            desk: None,
+            pulse: Arc::default(),
             stopping: false,
             ended: verdict::Counters::default(),
             crashed: 0,
@@ -261,6 +220,16 @@ impl<P: Port> Core<P> {
             unix_ms: 0,
             told_utc: None,
         }
+    }
+
+    /// Says where the core is in its round, for the watchdog.
+    pub fn show(&mut self, pulse: Arc<Pulse>) {
+        self.pulse = pulse;
+    }
+
+    /// Leaves cryptographic steps to worker threads.
+    pub fn employ(&mut self, desk: Desk) {
+        self.desk = Some(desk);
     }
 
     /// Has the ports receive what neighbour discovery needs. To be called once, before the first step.
@@ -277,20 +246,25 @@ impl<P: Port> Core<P> {
     /// One turn of the loop: receives, decides, sends. `unix_ms` is the time of day in milliseconds since the epoch.
     pub fn step(&mut self, now: Instant, unix_ms: u64) -> Result<Progress, PortFault> {
         self.tell_utc(now, unix_ms);
+        self.pulse.enter(Phase::Receiving);
         let known = self.receive(now, Lane::Known)? + self.receive_handed(now)?;
         let received = known + self.receive(now, Lane::Stranger)?;
+        self.pulse.enter(Phase::Timers);
         if self.shard.deadline().is_some_and(|at| at <= now) {
             self.shard.advance(now);
         }
         self.read_letters(now);
         self.timers(now);
         self.poll_pools(now);
+        self.pulse.enter(Phase::Sessions);
         self.take_events(now);
         self.pump_ready(now);
-        self.work(now);
+        self.pulse.enter(Phase::Crypto);
+        let worked = self.work(now);
         self.take_events(now);
+        self.pulse.enter(Phase::Sending);
         let sent = self.send(now)?;
-        let pending = !self.ready.is_empty() || self.work.len() > 0 || self.has_mail();
+        let pending = worked || !self.ready.is_empty() || self.has_mail();
         Ok(Progress { received, sent, pending })
     }
 
@@ -339,30 +313,6 @@ impl<P: Port> Core<P> {
         self.events.pop_front()
     }
 
-    /// What was counted.
-    pub fn statistics(&self, now: Instant) -> CoreStatistics {
-        let dialled = |seat: &&Seat| matches!(seat.dial, Dial::Connected(..));
-        CoreStatistics {
-            shard: self.shard.statistics(),
-            ended: self.ended.clone(),
-            sessions: self.seats.live,
-            sessions_peak: self.seats.peak,
-            sessions_opened: self.seats.opened,
-            sessions_dialled: self.seats.iter().filter(dialled).count(),
-            crashed: self.crashed,
-            work: WorkStatistics {
-                done: self.work.done,
-                dropped: self.work.dropped,
-                waiting: self.work.len(),
-                peak: self.work.peak,
-            },
-            pools: self
-                .commons
-                .with(|books| books.pools.iter().map(|pool| pool_statistics(pool, now)).collect()),
-            events_lost: self.events_lost,
-        }
-    }
-
     /// What each port can do and has counted.
     pub fn ports(&self) -> impl Iterator<Item = (&Abilities, PortStatistics)> {
         self.ports.iter().map(|attached| (attached.port.abilities(), attached.port.statistics()))
@@ -374,9 +324,10 @@ impl<P: Port> Core<P> {
         self.ports.iter_mut().map(|attached| attached.port.park()).collect()
     }
 
-    /// Whether other cores have left something that a step would take: frames or letters.
+    /// Whether other threads have left something that a step would take: frames, letters, finished work.
     pub fn has_mail(&self) -> bool {
-        self.shard.has_handed() || self.commons.has_mail(self.number)
+        let done = self.desk.as_ref().is_some_and(Desk::has_done);
+        done || self.shard.has_handed() || self.commons.has_mail(self.number)
     }
 
     /// The dataplane.
@@ -528,15 +479,6 @@ impl<P: Port> Core<P> {
             id: seat.peer_id,
             what,
         });
-    }
-}
-
-fn pool_statistics(pool: &Pool, now: Instant) -> PoolStatistics {
-    PoolStatistics {
-        name: pool.config().name.clone(),
-        taken: pool.taken(),
-        waiting: pool.waiting(),
-        nodes: pool.nodes(now).map(|(node, figures)| (node.name.clone(), figures)).collect(),
     }
 }
 

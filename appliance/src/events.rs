@@ -1,6 +1,6 @@
 //! Session events on their way out: a bounded ring for the socket and, where configured, a file of JSON lines.
 //!
-//! The core hands events over through a bounded queue and never waits; a thread of its own writes them.
+//! The shards hand events over through a bounded queue and never wait; a thread of its own writes them.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -107,14 +107,31 @@ impl Recent {
     }
 }
 
-/// The core's end.
+/// Where events end: the ring for the socket, and the file.
 #[derive(Debug)]
 pub struct EventSink {
     queue: Option<Sender<EventLine>>,
     writer: Option<JoinHandle<()>>,
     recent: Recent,
+}
+
+/// A shard's way there.
+#[derive(Debug)]
+pub struct Feed {
+    queue: Option<Sender<EventLine>>,
     /// Events that found the queue full.
     pub lost: u64,
+}
+
+impl Feed {
+    /// Hands an event over; never waits.
+    pub fn send(&mut self, line: EventLine) {
+        if let Some(queue) = &self.queue
+            && let Err(TrySendError::Full(_)) = queue.try_send(line)
+        {
+            self.lost += 1;
+        }
+    }
 }
 
 impl EventSink {
@@ -128,16 +145,12 @@ impl EventSink {
         let writer = std::thread::Builder::new()
             .name("events".into())
             .spawn(move || write(&events, file, &shared, room))?;
-        Ok(EventSink { queue: Some(queue), writer: Some(writer), recent, lost: 0 })
+        Ok(EventSink { queue: Some(queue), writer: Some(writer), recent })
     }
 
-    /// Hands an event over; never waits.
-    pub fn send(&mut self, line: EventLine) {
-        if let Some(queue) = &self.queue
-            && let Err(TrySendError::Full(_)) = queue.try_send(line)
-        {
-            self.lost += 1;
-        }
+    /// A way for one more shard. The sink waits at its end until all of them are gone.
+    pub fn feed(&self) -> Feed {
+        Feed { queue: self.queue.clone(), lost: 0 }
     }
 
     /// The last events.

@@ -1,5 +1,5 @@
-//! The appliance: one core's loop around dataplane and policy, its configuration, its control socket and its command
-//! line.
+//! The appliance: one core's loop around dataplane and policy, as many of them as there are shards, their configuration,
+//! control socket and command line.
 //!
 //! - [`config`]: `hedgerow.toml`, read and checked.
 //! - [`core`]: one core's loop, without I/O of its own.
@@ -7,10 +7,12 @@
 //! - [`commons`]: what all cores share.
 
 pub mod assemble;
+pub mod bell;
 pub mod check;
 pub mod cli;
 pub mod commons;
 pub mod config;
+pub mod control;
 pub mod core;
 pub mod events;
 pub mod explain;
@@ -19,6 +21,8 @@ pub mod identity;
 pub mod lab;
 pub mod management;
 pub mod pool;
+pub mod pulse;
 pub mod run;
 pub mod sessions;
 pub mod status;
+pub mod workers;

@@ -1,21 +1,20 @@
 //! The control socket: one JSON request per line, one JSON answer per line.
 //!
-//! Each client has a thread of its own, and there are few of them; only `status` asks the core, which answers between two
-//! steps.
+//! Each client has a thread of its own, and there are few of them; only `status` asks the shards, which answer between two
+//! rounds.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender, bounded};
 use rustix::fs::Mode;
 use rustix::process::umask;
 use serde::{Deserialize, Serialize};
 
+use crate::control::Control;
 use crate::events::{EventLine, Recent};
 use crate::status::Status;
 
@@ -23,8 +22,6 @@ use crate::status::Status;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest request, in bytes.
 const REQUEST_MAX: u64 = 4_096;
-/// Commands that may wait for the core: one of each client, and the one to stop.
-const COMMANDS: usize = 16;
 /// Clients that are served at one time.
 const CLIENTS: usize = 8;
 /// How long to wait before the next client where one could not be taken.
@@ -50,82 +47,6 @@ pub enum Response {
     Events(Vec<EventLine>),
     /// It could not be done.
     Error(String),
-}
-
-/// What the core is asked between two steps.
-#[derive(Debug)]
-pub enum Command {
-    /// Report the state.
-    Status(Sender<Box<Status>>),
-    /// Drain and stop.
-    Stop,
-}
-
-/// The way to a core that may be asleep.
-#[derive(Debug, Clone)]
-pub struct Control {
-    commands: Sender<Command>,
-    wake: Arc<OwnedFd>,
-}
-
-/// The core's end of a [`Control`].
-#[derive(Debug)]
-pub struct Commands {
-    commands: Receiver<Command>,
-    wake: Arc<OwnedFd>,
-}
-
-/// A way to the core.
-pub fn control() -> io::Result<(Control, Commands)> {
-    use rustix::event::{EventfdFlags, eventfd};
-    let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
-    let (sender, receiver) = bounded(COMMANDS);
-    Ok((Control { commands: sender, wake: wake.clone() }, Commands { commands: receiver, wake }))
-}
-
-impl Control {
-    /// Hands a command over and wakes the core; false where the core does not keep up or is gone.
-    pub fn send(&self, command: Command) -> bool {
-        let sent = self.commands.try_send(command).is_ok();
-        // A counter that is full wakes just as well.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        sent
-    }
-
-    fn status(&self) -> Response {
-        let (sender, receiver) = bounded(1);
-        if !self.send(Command::Status(sender)) {
-            return Response::Error("the core does not keep up with requests".to_owned());
-        }
-        match receiver.recv_timeout(PATIENCE) {
-            Ok(status) => Response::Status(status),
-            Err(_) => Response::Error("the core did not answer in time".to_owned()),
-        }
-    }
-}
-
-impl Commands {
-    /// The next command.
-    pub fn next(&self) -> Option<Command> {
-        self.commands.try_recv().ok()
-    }
-
-    /// Waits for the next command; [`Command::Stop`] once nobody can send one any more.
-    pub fn wait(&self) -> Command {
-        self.commands.recv().unwrap_or(Command::Stop)
-    }
-
-    /// Becomes readable when a command waits.
-    pub fn fd(&self) -> impl AsFd + '_ {
-        &*self.wake
-    }
-
-    /// Takes the wake-ups that have come.
-    pub fn clear(&self) {
-        let mut count = [0; 8];
-        // Nothing to take is what it mostly finds.
-        let _ = rustix::io::read(&self.wake, &mut count);
-    }
 }
 
 /// The listening socket; its file goes with it.
@@ -217,7 +138,7 @@ fn answer(stream: &UnixStream, control: &Control, recent: &Recent) -> io::Result
             return say(stream, &Response::Error(format!("a request is longer than {REQUEST_MAX} bytes")));
         }
         let response = match serde_json::from_str(&line) {
-            Ok(Request::Status) => control.status(),
+            Ok(Request::Status) => Response::Status(Box::new(control.status())),
             Ok(Request::Events) => Response::Events(recent.lines()),
             Err(error) => Response::Error(format!("not a request: {error}")),
         };

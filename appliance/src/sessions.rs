@@ -39,6 +39,18 @@ pub struct Passed {
     pub odd: u64,
 }
 
+impl Passed {
+    /// Adds what passed elsewhere.
+    pub fn absorb(&mut self, other: &Passed) {
+        self.messages_to_nodes += other.messages_to_nodes;
+        self.messages_to_peers += other.messages_to_peers;
+        self.bytes_to_nodes += other.bytes_to_nodes;
+        self.bytes_to_peers += other.bytes_to_peers;
+        self.unknown += other.unknown;
+        self.odd += other.odd;
+    }
+}
+
 /// Makes sessions by listener.
 #[derive(Debug)]
 pub struct Factory {

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::time::Duration;
 
 use hedgerow_dataplane::Instant;
-use hedgerow_dataplane::frame::Port;
+use hedgerow_dataplane::frame::{Abilities, Port, PortStatistics};
+use hedgerow_dataplane::wire::{Address, LinkId};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Mode, Poll, Protocol};
-use crate::core::Core;
+use crate::core::{Core, CoreStatistics};
+use crate::pulse::Pulse;
 use crate::sessions::Passed;
 
 /// The state of an appliance at one moment. Counters run from its start.
@@ -38,6 +41,8 @@ pub struct Status {
     pub pools: Vec<PoolStatus>,
     /// Frames by number.
     pub frames: Frames,
+    /// The shards, each by itself; everything else is their sum.
+    pub shards: Vec<ShardStatus>,
     /// What was refused or ended.
     pub refused: Refused,
     /// Memory for buffers, in bytes.
@@ -46,6 +51,33 @@ pub struct Status {
     pub work: Work,
     /// Session events that were lost because nobody took them in time.
     pub events_lost: u64,
+}
+
+/// A shard.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// Its number.
+    pub shard: u16,
+    /// It did not report in time: nothing of it is in the sums.
+    pub silent: bool,
+    /// Where in its loop it was.
+    pub phase: String,
+    /// TCP connections now.
+    pub flows: usize,
+    /// Sessions now.
+    pub sessions: usize,
+    /// Frames taken in.
+    pub received: u64,
+    /// Frames sent.
+    pub sent: u64,
+    /// Frames passed on to the shard that holds their connection.
+    pub handed_over: u64,
+    /// Frames that other shards passed on.
+    pub handed_in: u64,
+    /// Memory for buffers in use, in bytes.
+    pub buffers: usize,
+    /// Cryptographic steps that wait.
+    pub work_waiting: usize,
 }
 
 /// A port.
@@ -186,6 +218,8 @@ pub struct Frames {
     pub cookies: u64,
     /// Resets sent to strangers.
     pub resets: u64,
+    /// Passed on to the shard that holds their connection.
+    pub handed_over: u64,
 }
 
 /// What was refused or ended, by reason; `hedgerow explain REASON` tells more.
@@ -223,24 +257,67 @@ pub struct Work {
     pub peak: usize,
 }
 
-impl Status {
-    /// The state of `core`, which runs since `started`.
-    pub fn of<P: Port>(
-        config: &Config,
-        core: &Core<P>,
-        passed: Passed,
-        now: Instant,
-        started: Instant,
-    ) -> Status {
+/// What one shard reports.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Its core.
+    pub core: CoreStatistics,
+    /// What passed its sessions.
+    pub passed: Passed,
+    /// Events that it could not hand over.
+    pub events_lost: u64,
+    /// Its queues of the ports.
+    pub ports: Vec<PortReport>,
+}
+
+/// One shard's queue of a port.
+#[derive(Debug, Clone)]
+pub struct PortReport {
+    /// What it can do.
+    pub abilities: Abilities,
+    /// What it counted.
+    pub counted: PortStatistics,
+    /// Addresses of ours that another station has.
+    pub conflicts: Vec<Address>,
+}
+
+impl Report {
+    /// The state of `core`.
+    pub fn of<P: Port>(core: &Core<P>, passed: Passed, events_lost: u64, now: Instant) -> Report {
+        let port = |(index, (abilities, counted)): (u8, (&Abilities, PortStatistics))| PortReport {
+            abilities: abilities.clone(),
+            counted,
+            conflicts: core.shard().link(LinkId(index)).iter().flat_map(|link| link.conflicts()).collect(),
+        };
         let core_statistics = core.statistics(now);
-        let shard = &core_statistics.shard;
+        Report {
+            core: core_statistics,
+            passed,
+            events_lost,
+            ports: (0..).zip(core.ports()).map(port).collect(),
+        }
+    }
+}
+
+impl Status {
+    /// The state of an appliance that has run for `uptime`, from its shards' reports, in order, and their pulses.
+    pub fn of(config: &Config, uptime: Duration, reports: &[Option<Report>], pulses: &[&Pulse]) -> Status {
+        let mut sum = CoreStatistics::default();
+        let mut passed = Passed::default();
+        let mut events_lost = 0;
+        for report in reports.iter().flatten() {
+            sum.absorb(&report.core);
+            passed.absorb(&report.passed);
+            events_lost += report.core.events_lost + report.events_lost;
+        }
+        let shard = &sum.shard;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            uptime_seconds: now.since(started).as_secs(),
+            uptime_seconds: uptime.as_secs(),
             mode: config.mode,
-            poll: config.poll,
-            ports: ports(config, core),
+            poll: config.cores.poll,
+            ports: ports(config, reports),
             listeners: config.listeners.iter().map(|l| listener(config, l)).collect(),
             flows: Flows {
                 now: shard.flows,
@@ -252,23 +329,25 @@ impl Status {
                 retransmissions: shard.retransmissions,
             },
             sessions: SessionCounts {
-                now: core_statistics.sessions,
-                peak: core_statistics.sessions_peak,
-                opened: core_statistics.sessions_opened,
-                dialled: core_statistics.sessions_dialled,
-                crashed: core_statistics.crashed,
+                now: sum.sessions,
+                peak: sum.sessions_peak,
+                opened: sum.sessions_opened,
+                dialled: sum.sessions_dialled,
+                crashed: sum.crashed,
             },
             passed: passed.into(),
-            pools: pools(config, &core_statistics.pools),
+            pools: pools(config, &sum.pools),
             frames: Frames {
                 received: shard.frames_in,
                 sent: shard.frames_out,
                 cookies: shard.cookies_sent,
                 resets: shard.resets_sent,
+                handed_over: shard.handed_over,
             },
+            shards: (0..).zip(reports.iter().zip(pulses)).map(ShardStatus::of).collect(),
             refused: Refused {
                 dataplane: named(shard.reasons.iter().map(|(reason, count)| (reason.name(), count))),
-                policy: named(core_statistics.ended.iter().map(|(reason, count)| (reason.name(), count))),
+                policy: named(sum.ended.iter().map(|(reason, count)| (reason.name(), count))),
             },
             memory: Memory {
                 buffers: shard.buffer_bytes,
@@ -277,12 +356,32 @@ impl Status {
                 strangers: shard.stranger_bytes,
             },
             work: Work {
-                done: core_statistics.work.done,
-                dropped: core_statistics.work.dropped,
-                waiting: core_statistics.work.waiting,
-                peak: core_statistics.work.peak,
+                done: sum.work.done,
+                dropped: sum.work.dropped,
+                waiting: sum.work.waiting,
+                peak: sum.work.peak,
             },
-            events_lost: core_statistics.events_lost,
+            events_lost,
+        }
+    }
+}
+
+impl ShardStatus {
+    fn of((shard, (report, pulse)): (u16, (&Option<Report>, &&Pulse))) -> ShardStatus {
+        let standard = CoreStatistics::default();
+        let core = report.as_ref().map_or(&standard, |report| &report.core);
+        ShardStatus {
+            shard,
+            silent: report.is_none(),
+            phase: pulse.phase().name().to_owned(),
+            flows: core.shard.flows,
+            sessions: core.sessions,
+            received: core.shard.frames_in,
+            sent: core.shard.frames_out,
+            handed_over: core.shard.handed_over,
+            handed_in: core.shard.handed_in,
+            buffers: core.shard.buffer_bytes,
+            work_waiting: core.work.waiting,
         }
     }
 }
@@ -291,28 +390,36 @@ fn named<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String, u
     counts.map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
-fn ports<P: Port>(config: &Config, core: &Core<P>) -> Vec<PortStatus> {
-    let port = |(index, (port, (abilities, counted))): (usize, (&crate::config::Port, (&_, _)))| {
-        let abilities: &hedgerow_dataplane::frame::Abilities = abilities;
-        let counted: hedgerow_dataplane::frame::PortStatistics = counted;
-        let link = core.shard().link(hedgerow_dataplane::wire::LinkId(index as u8));
-        PortStatus {
+/// Each port's queues put together; a port of which no shard has reported is left out.
+fn ports(config: &Config, reports: &[Option<Report>]) -> Vec<PortStatus> {
+    let port = |(index, port): (usize, &crate::config::Port)| {
+        let mut queues = reports.iter().flatten().filter_map(|report| report.ports.get(index));
+        let first = queues.next()?;
+        let abilities = &first.abilities;
+        let (mut counted, mut conflicts) = (first.counted, first.conflicts.clone());
+        for queue in queues {
+            counted.absorb(&queue.counted);
+            conflicts.extend(&queue.conflicts);
+        }
+        conflicts.sort();
+        conflicts.dedup();
+        Some(PortStatus {
             name: port.name.clone(),
             device: port.device.clone(),
             mode: abilities.mode.clone(),
             mac: abilities.mac.to_string(),
             mtu: port.mtu.unwrap_or(abilities.mtu).min(abilities.mtu),
             addresses: port.addresses.iter().map(ToString::to_string).collect(),
-            conflicts: link.iter().flat_map(|link| link.conflicts()).map(|a| a.to_string()).collect(),
+            conflicts: conflicts.iter().map(ToString::to_string).collect(),
             received: counted.received,
             transmitted: counted.transmitted,
             lost_ring: counted.lost_ring,
             lost_before: counted.lost_before,
             lost_transmit: counted.lost_transmit,
             malformed: counted.malformed,
-        }
+        })
     };
-    config.ports.iter().zip(core.ports()).enumerate().map(port).collect()
+    config.ports.iter().enumerate().filter_map(port).collect()
 }
 
 fn listener(config: &Config, listener: &crate::config::Listener) -> ListenerStatus {
@@ -396,7 +503,29 @@ impl fmt::Display for Status {
         )?;
         let Work { done, dropped, waiting, .. } = self.work;
         writeln!(f, "crypto   {done} steps, {waiting} waiting, {dropped} given up")?;
+        self.write_shards(f)?;
         self.refused.write(f)
+    }
+}
+
+impl Status {
+    /// A line for each shard where there are several, or where one is silent.
+    fn write_shards(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.shards.len() == 1 && !self.shards[0].silent {
+            return Ok(());
+        }
+        for shard in &self.shards {
+            let ShardStatus { shard: number, flows, sessions, received, sent, handed_over, .. } = shard;
+            match shard.silent {
+                true => writeln!(f, "shard {number}: DOES NOT ANSWER, last seen {}", shard.phase)?,
+                false => writeln!(
+                    f,
+                    "shard {number}: {flows} flows, {sessions} sessions, {received} frames in, {sent} out, \
+                     {handed_over} passed on"
+                )?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -7,15 +7,16 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::mpsc;
 
+use hedgerow::assemble::{self, Place};
 use hedgerow::commons::Commons;
 use hedgerow::config::Config;
+use hedgerow::control::{self, Command as Order, Control};
 use hedgerow::core::Core;
 use hedgerow::events::EventSink;
 use hedgerow::identity::Secret;
 use hedgerow::management::{self, Request, Response};
 use hedgerow::sessions::Factory;
-use hedgerow::status::Status;
-use hedgerow::{assemble, management::Command as Order};
+use hedgerow::status::{Report, Status};
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::Port;
 use hedgerow_policy::tls::{Clock, Settings};
@@ -142,9 +143,16 @@ fn core(config: &Config) -> Core<Memory> {
     let secret = Secret::ephemeral().unwrap();
     let settings = Settings::new(Clock::at(std::time::Duration::from_secs(1_800_000_000)));
     let kinds = assemble::kinds(config, &secret, &settings).unwrap();
-    let core = assemble::core(config, &abilities, &secret, [7; 32]);
+    let core = assemble::core(config, &abilities, &secret, [7; 32], Place::alone());
     let now = Instant::from_millis(1_000);
     Core::new(&core, Commons::alone(&core, now), ports, Box::new(Factory::new(kinds, 1)), now)
+}
+
+/// The way to a shard that never does anything.
+fn idle() -> (Control, control::Commands) {
+    let (line, commands) = control::line().unwrap();
+    let (config, _) = Config::parse("example", &std::fs::read_to_string(EXAMPLE).unwrap()).unwrap();
+    (Control::new(config.into(), vec![line]), commands)
 }
 
 #[test]
@@ -153,7 +161,8 @@ fn the_control_socket_answers_with_the_state_of_the_core() {
     let (config, _) = Config::parse("example", &text).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
-    let (control, commands) = management::control().unwrap();
+    let (line, commands) = control::line().unwrap();
+    let control = Control::new(config.clone().into(), vec![line]);
     let sink = EventSink::open(None, 16).unwrap();
     let socket = management::serve(&path, control.clone(), sink.recent()).unwrap();
     let (ready, started) = mpsc::channel();
@@ -165,9 +174,9 @@ fn the_control_socket_answers_with_the_state_of_the_core() {
             let now = start + std::time::Duration::from_millis(millis);
             core.step(now, 1_800_000_000_000 + millis).unwrap();
             match commands.wait() {
-                Order::Status(answer) => {
-                    let status = Status::of(&config, &core, Default::default(), now, start);
-                    answer.send(Box::new(status)).unwrap();
+                Order::Report(answer) => {
+                    let report = Report::of(&core, Default::default(), 0, now);
+                    answer.send((0, Box::new(report))).unwrap();
                 }
                 Order::Stop => return,
             }
@@ -180,6 +189,7 @@ fn the_control_socket_answers_with_the_state_of_the_core() {
     assert_eq!(status.listeners[0].addresses, ["203.0.113.7:8444", "[2001:db8:7::7]:8444"]);
     assert_eq!(status.pools[0].nodes[1].address, "10.0.1.12:8444");
     assert_eq!((status.flows.limit, status.memory.strangers), (16_384, 0));
+    assert_eq!((status.shards.len(), status.shards[0].silent), (1, false));
     let again: Status = serde_json::from_str(&serde_json::to_string(&status).unwrap()).unwrap();
     assert_eq!(*status, again);
     assert_eq!(management::ask(&path, &Request::Events).unwrap(), Response::Events(Vec::new()));
@@ -188,7 +198,7 @@ fn the_control_socket_answers_with_the_state_of_the_core() {
     assert_eq!(program.ports, status.ports);
     assert_eq!(raw(&path, "{\"command\":\"dance\"}"), "not a request");
 
-    control.send(Order::Stop);
+    control.stop();
     stepper.join().unwrap();
     drop(socket);
     assert!(!path.exists());
@@ -207,12 +217,32 @@ fn raw(path: &Path, line: &str) -> String {
     }
 }
 
+/// A shard that does not answer costs the others' figures nothing.
+#[test]
+fn a_silent_shard_is_named_and_the_others_are_reported() {
+    let text = std::fs::read_to_string(EXAMPLE).unwrap();
+    let (config, _) = Config::parse("example", &text).unwrap();
+    let ((one, commands), (other, _deaf)) = (control::line().unwrap(), control::line().unwrap());
+    let control = Control::new(config.clone().into(), vec![one, other]);
+    let answers = std::thread::spawn(move || {
+        let core = core(&config);
+        let Order::Report(answer) = commands.wait() else { panic!() };
+        let report = Report::of(&core, Default::default(), 0, Instant::from_millis(2_000));
+        answer.send((0, Box::new(report))).unwrap();
+    });
+    let status = control.status();
+    answers.join().unwrap();
+    assert_eq!(status.shards.iter().map(|shard| shard.silent).collect::<Vec<_>>(), [false, true]);
+    assert_eq!((status.ports.len(), status.pools[0].nodes.len()), (2, 2));
+    assert!(status.to_string().contains("shard 1: DOES NOT ANSWER, last seen starting"), "{status}");
+}
+
 #[test]
 fn a_socket_that_is_alive_is_not_taken_and_a_dead_one_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let serve = || {
-        let (control, _commands) = management::control().unwrap();
+        let (control, _commands) = idle();
         management::serve(&path, control, EventSink::open(None, 1).unwrap().recent())
     };
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
@@ -226,7 +256,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("hedgerow.toml");
     std::fs::write(&path, "precious").unwrap();
-    let (control, _commands) = management::control().unwrap();
+    let (control, _commands) = idle();
     let sink = EventSink::open(None, 1).unwrap();
     let error = management::serve(&path, control, sink.recent()).unwrap_err();
     assert!(error.to_string().contains("is no socket"), "{error}");
@@ -237,7 +267,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
 fn a_client_that_says_nothing_keeps_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("hedgerow.sock");
-    let (control, _commands) = management::control().unwrap();
+    let (control, _commands) = idle();
     let sink = EventSink::open(None, 1).unwrap();
     let _socket = management::serve(&path, control, sink.recent()).unwrap();
     let silent: Vec<UnixStream> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
@@ -254,7 +284,7 @@ fn a_client_that_says_nothing_keeps_nobody_waiting() {
 fn a_request_without_an_end_is_refused_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("hedgerow.sock");
-    let (control, _commands) = management::control().unwrap();
+    let (control, _commands) = idle();
     let sink = EventSink::open(None, 1).unwrap();
     let _socket = management::serve(&path, control, sink.recent()).unwrap();
     let stream = UnixStream::connect(&path).unwrap();

@@ -252,6 +252,18 @@ pub struct PortStatistics {
     pub malformed: u64,
 }
 
+impl PortStatistics {
+    /// Adds those of another queue of the same device.
+    pub fn absorb(&mut self, other: &PortStatistics) {
+        self.received += other.received;
+        self.transmitted += other.transmitted;
+        self.lost_ring += other.lost_ring;
+        self.lost_before += other.lost_before;
+        self.lost_transmit += other.lost_transmit;
+        self.malformed += other.malformed;
+    }
+}
+
 /// Why a port stopped working.
 #[derive(Debug)]
 pub struct PortError {

@@ -136,13 +136,14 @@ pub struct ShardLink {
 impl ShardLink {
     /// A link over a port: `config` with the port's MAC, and an MTU that is at most the port's.
     pub fn new(config: LinkConfig, abilities: &Abilities) -> Self {
+        let exclusive = !config.shared;
         ShardLink {
             config: LinkConfig { mac: abilities.mac, mtu: config.mtu.min(abilities.mtu), ..config },
             checksum_offload: abilities.checksum,
             vlan_offload: abilities.vlan,
             segmentation: if abilities.checksum { abilities.segmentation } else { 0 },
             frame_bytes: abilities.frame_bytes,
-            exclusive: true,
+            exclusive,
         }
     }
 }
@@ -205,6 +206,28 @@ pub struct Statistics {
     pub buffer_bytes_peak: usize,
     /// Segments sent again.
     pub retransmissions: u64,
+}
+
+impl Statistics {
+    /// Adds those of another shard. Peaks add up to what there may have been at one time.
+    pub fn absorb(&mut self, other: &Statistics) {
+        self.frames_in += other.frames_in;
+        self.frames_out += other.frames_out;
+        self.handed_over += other.handed_over;
+        self.handed_in += other.handed_in;
+        self.reasons.absorb(&other.reasons);
+        self.cookies_sent += other.cookies_sent;
+        self.resets_sent += other.resets_sent;
+        self.accepted += other.accepted;
+        self.connected += other.connected;
+        self.flows += other.flows;
+        self.flows_peak += other.flows_peak;
+        self.strangers += other.strangers;
+        self.stranger_bytes += other.stranger_bytes;
+        self.buffer_bytes += other.buffer_bytes;
+        self.buffer_bytes_peak += other.buffer_bytes_peak;
+        self.retransmissions += other.retransmissions;
+    }
 }
 
 /// What the shard remembers beside the engine about a flow that a peer opened.

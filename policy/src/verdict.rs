@@ -204,6 +204,11 @@ impl Counters {
         Reason::ALL.iter().map(|&reason| (reason, self[reason])).filter(|&(_, count)| count > 0)
     }
 
+    /// Adds what was counted elsewhere.
+    pub fn absorb(&mut self, other: &Counters) {
+        self.0.iter_mut().zip(&other.0).for_each(|(sum, count)| *sum += count);
+    }
+
     /// The sum of all counters.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()

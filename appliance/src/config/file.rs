@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::units::{Hop, Network, NodeAddress, NodeId, Period, Prefix, Size};
-use super::{Driver, Mode, Poll, Protocol, SourceChoice};
+use super::{Driver, Mode, Poll, Protocol, Share, SourceChoice, Stuck};
 
 /// All sections, as far as they could be read.
 #[derive(Default)]
@@ -34,22 +34,33 @@ pub(super) const SECTIONS: &[&str] =
 pub(super) struct Cores {
     pub(super) dataplane: Option<Spanned<CoreChoice>>,
     pub(super) poll: Option<Poll>,
+    pub(super) workers: Option<Spanned<i64>>,
+    pub(super) watchdog: Option<Spanned<Period>>,
+    pub(super) stuck: Option<Stuck>,
 }
 
-/// `"auto"`, or the number of one core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// `"auto"`, the number of one core, or a list of numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CoreChoice {
     Auto,
     Number(usize),
+    List(Vec<usize>),
 }
 
 impl<'de> Deserialize<'de> for CoreChoice {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
+        impl<'de> serde::de::Visitor<'de> for Visitor {
             type Value = CoreChoice;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("\"auto\" or the number of a core")
+                f.write_str("\"auto\", the number of a core, or a list of numbers")
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<CoreChoice, A::Error> {
+                let mut cores = Vec::new();
+                while let Some(core) = list.next_element()? {
+                    cores.push(core);
+                }
+                Ok(CoreChoice::List(cores))
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<CoreChoice, E> {
                 match text {
@@ -89,6 +100,8 @@ pub(super) struct Port {
     pub(super) mtu: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) vlan: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) share: Option<Spanned<Share>>,
 }
 
 #[derive(Deserialize)]

@@ -2,6 +2,7 @@
 //!
 //! Nothing here stops at the first mistake. References into sections that could not be read are not reported twice.
 
+mod cores;
 mod limits;
 mod ports;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::diagnostic::{Diagnostic, nearest};
-use super::file::{self, CoreChoice, File};
+use super::file::{self, File};
 use super::units::{Hop, NodeAddress, Period};
 use super::{Config, Identity, Listener, Management, Mode, Node, PeerType, Pool, Port, Protocol};
 
@@ -34,15 +35,12 @@ pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Op
     let limits = lowering.limits(file.limits.unwrap_or_default());
     lowering.families(&file.listeners, &listeners, &ports, &pools);
     lowering.unused(&listeners, &pools);
-    let cores = file.cores.unwrap_or_default();
+    let cores = lowering.cores(file.cores.unwrap_or_default(), &limits);
+    lowering.shared(&file.ports, &ports, &pools);
     let management = lowering.management(file.management.unwrap_or_default());
     Some(Config {
         mode,
-        core: cores.dataplane.and_then(|choice| match choice.into_inner() {
-            CoreChoice::Auto => None,
-            CoreChoice::Number(number) => Some(number),
-        }),
-        poll: cores.poll.unwrap_or_default(),
+        cores,
         management,
         ports: ports.0.into_iter().map(|port| port.value).collect(),
         listeners,

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Config, Poll, Protocol, SourceChoice};
+use super::{Config, Cores, Protocol, SourceChoice};
 
 const RULE: &str = "\n-----\n";
 
@@ -69,7 +69,7 @@ fn the_examples_comments_show_the_defaults() {
     let (plain, _) = Config::parse("plain", &text).unwrap();
     assert_eq!(shown.limits, plain.limits);
     assert_eq!(shown.pools, plain.pools);
-    assert_eq!((shown.poll, shown.core), (Poll::Adaptive, None));
+    assert_eq!(shown.cores, Cores::default());
     let mut ports = shown.ports;
     // The one value that stands for the device's own.
     ports.iter_mut().for_each(|port| port.mtu = None);

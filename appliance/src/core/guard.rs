@@ -91,12 +91,12 @@ impl Drop for Guarded {
 }
 
 /// Runs a step of a session; false after a panic.
-pub(super) fn run(work: &mut dyn Work) -> bool {
+pub(crate) fn run(work: &mut dyn Work) -> bool {
     catch_unwind(AssertUnwindSafe(|| work.run())).is_ok()
 }
 
 /// Drops what may panic once more.
-fn discard<T>(value: T) {
+pub(crate) fn discard<T>(value: T) {
     // The second panic says nothing that the first has not said.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
 }

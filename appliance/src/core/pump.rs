@@ -6,11 +6,13 @@ use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::Reason as FlowReason;
 use hedgerow_dataplane::frame::Port;
 use hedgerow_dataplane::shard::{self, FlowId};
+use hedgerow_policy::session::Work;
 use hedgerow_policy::{Close, Done, End, Leg, Request, Standing, verdict};
 
 use super::seats::{Dial, LegState, Seat};
 use super::{Core, Happened, guard, to_policy};
 use crate::pool::Ticket;
+use crate::workers::Desk;
 
 const LEGS: [Leg; 2] = [Leg::Public, Leg::Private];
 /// Turns that one session may take before others have theirs.
@@ -31,16 +33,40 @@ impl<P: Port> Core<P> {
         }
     }
 
-    /// Runs the oldest-proven or newest-stranger cryptographic step, and goes on with its session.
-    pub(super) fn work(&mut self, now: Instant) {
-        let Some((ticket, mut work)) = self.work.pop() else { return };
-        if !guard::run(work.as_mut()) {
-            if let Some(seat) = self.seats.get(ticket) {
-                seat.doomed = true;
+    /// Runs the oldest-proven or newest-stranger cryptographic step and goes on with its session, or has the workers do so;
+    /// whether there is more to do at once.
+    pub(super) fn work(&mut self, now: Instant) -> bool {
+        if self.desk.is_some() {
+            return self.collect(now);
+        }
+        if let Some((ticket, mut work)) = self.work.pop() {
+            let done = guard::run(work.as_mut()).then_some(work);
+            self.worked(now, ticket, done);
+        }
+        self.work.len() > 0
+    }
+
+    /// Takes in what the workers have done, and gives them more.
+    fn collect(&mut self, now: Instant) -> bool {
+        while let Some((ticket, done)) = self.desk.as_mut().and_then(Desk::done) {
+            self.worked(now, ticket, done);
+        }
+        let Some(desk) = &mut self.desk else { return false };
+        while desk.has_room() {
+            let Some(job) = self.work.pop() else { break };
+            desk.give(job);
+        }
+        false
+    }
+
+    /// A step was run; `None`: it panicked, which costs its session alone.
+    fn worked(&mut self, now: Instant, ticket: Ticket, done: Option<Box<dyn Work>>) {
+        self.crashed += u64::from(done.is_none());
+        if let Some(seat) = self.seats.get(ticket) {
+            match done {
+                Some(work) => seat.session.complete(to_policy(now), Done::Work(work)),
+                None => seat.doomed = true,
             }
-            self.crashed += 1;
-        } else if let Some(seat) = self.seats.get(ticket) {
-            seat.session.complete(to_policy(now), Done::Work(work));
         }
         self.pump(now, ticket);
     }
@@ -103,6 +129,7 @@ impl<P: Port> Core<P> {
 
     fn pump(&mut self, now: Instant, ticket: Ticket) {
         if let Some(mut seat) = self.seats.take(ticket) {
+            self.pulse.session(seat.number);
             seat.ready = false;
             self.go_on(now, seat);
         }
@@ -205,7 +232,7 @@ impl<P: Port> Core<P> {
         true
     }
 
-    fn queue_work(&mut self, now: Instant, seat: &mut Seat, work: Box<dyn hedgerow_policy::session::Work>) {
+    fn queue_work(&mut self, now: Instant, seat: &mut Seat, work: Box<dyn Work>) {
         let stranger = seat.standing == Standing::Stranger;
         match self.work.push((seat.ticket, work), stranger) {
             Some(victim) if victim == seat.ticket => seat.doomed = true,

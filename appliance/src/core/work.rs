@@ -1,4 +1,5 @@
-//! Cryptographic steps that wait for their turn: at most one runs between two receive polls.
+//! Cryptographic steps that wait for their turn: at most one runs between two receive polls, or as many as there are worker
+//! threads beside the core.
 //!
 //! Those of proven peers run in order. Those of strangers run newest first: in a flood the newest may still be waiting
 //! for its answer, the oldest has given up; where the queue is full, the oldest is given up.
@@ -10,7 +11,7 @@ use hedgerow_policy::session::Work;
 use crate::pool::Ticket;
 
 /// A step and whose it is.
-pub(super) type Job = (Ticket, Box<dyn Work>);
+pub(crate) type Job = (Ticket, Box<dyn Work>);
 
 /// The bounded queue.
 #[derive(Debug)]

@@ -39,7 +39,7 @@ impl Link {
         }
         let solicited = operation == ArpOperation::Reply && Mac(target_station) == self.config.mac;
         let effect = self.hear(now, Heard { address: sender, mac: Some(station), solicited, replaces: true });
-        if operation == ArpOperation::Request && self.usable(target) {
+        if operation == ArpOperation::Request && self.usable(target) && !self.config.shared {
             if !self.solicitations.take(now) {
                 return Answer::Drop(Reason::LinkRate);
             }

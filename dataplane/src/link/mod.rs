@@ -109,6 +109,9 @@ pub struct LinkConfig {
     pub neighbours: usize,
     /// Pings answered per second, both families together; zero: none.
     pub pings_per_second: u32,
+    /// The kernel has the addresses too, and answers for them: here nothing is claimed, announced or answered, and only
+    /// what concerns our own next hops is heard.
+    pub shared: bool,
 }
 
 impl Default for LinkConfig {
@@ -123,6 +126,7 @@ impl Default for LinkConfig {
             claiming: Claiming::default(),
             neighbours: 256,
             pings_per_second: 100,
+            shared: false,
         }
     }
 }
@@ -194,7 +198,8 @@ impl Link {
     /// A link that begins to claim its addresses. `seed` spreads its timers apart from other stations'.
     pub fn new(config: LinkConfig, seed: u64, now: Instant) -> Self {
         let mut jitter = Jitter::new(seed);
-        let claim = |own: &Prefix| Claim::new(*own, config.claiming, now, &mut jitter);
+        let claiming = if config.shared { Claiming::Silent } else { config.claiming };
+        let claim = |own: &Prefix| Claim::new(*own, claiming, now, &mut jitter);
         let claims = config.addresses.iter().map(claim).collect();
         Link {
             claims,
@@ -204,8 +209,8 @@ impl Link {
             resolved: false,
             solicitations: Bucket::new(SOLICITATIONS_PER_SECOND, SOLICITATIONS_PER_SECOND / 4, now),
             pings: Bucket::new(config.pings_per_second, config.pings_per_second.div_ceil(4), now),
+            hushed: config.shared,
             config,
-            hushed: false,
         }
     }
 
@@ -339,7 +344,7 @@ impl Link {
     /// The Ethernet group addresses that the port has to receive besides broadcast: all nodes, and the solicited-node
     /// groups of our IPv6 addresses (RFC 2464, section 7).
     pub fn multicast_groups(&self) -> Vec<Mac> {
-        let v6 = self.config.addresses.iter().filter(|own| !own.address.is_v4());
+        let v6 = self.config.addresses.iter().filter(|own| !own.address.is_v4() && !self.config.shared);
         let mut groups: Vec<Mac> =
             v6.map(|own| build::group_mac(build::solicited_node(own.address))).collect();
         if !groups.is_empty() {
@@ -359,6 +364,9 @@ impl Link {
 
     /// Records a conflict where another station uses an address of ours that is in a state to care about it.
     fn contested(&mut self, now: Instant, address: Address, cares: impl Fn(&Claim) -> bool) -> bool {
+        if self.config.shared {
+            return false;
+        }
         let mut claims = self.claims.iter_mut();
         let Some(claim) = claims.find(|claim| claim.own.address == address && cares(claim)) else {
             return false;

@@ -97,7 +97,7 @@ impl Link {
             };
             self.hear(now, heard);
         }
-        if !self.usable(asked.target) {
+        if !self.usable(asked.target) || self.config.shared {
             return Answer::Drop(Reason::NeighbourInvalid);
         }
         if !self.solicitations.take(now) {

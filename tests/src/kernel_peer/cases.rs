@@ -31,6 +31,8 @@ pub const ALL: &[Case] = &[
     ("many-short", many_short),
     ("nobody-listens", nobody_listens),
     ("nothing-remains", nothing_remains),
+    ("shards-share-the-work", shards_share_the_work),
+    ("the-kernel-keeps-its-own", the_kernel_keeps_its_own),
 ];
 
 const BULK: u64 = 24 << 20;
@@ -290,4 +292,38 @@ fn nobody_listens(wires: &Wires) -> Outcome {
 fn nothing_remains(wires: &Wires) -> Outcome {
     ensure(wires.quiet(), || "a connection reached the server that no case made".to_owned())?;
     wait_for("all flows are gone", PATIENCE, || Ok((wires.flows()? == 0).then_some(())))
+}
+
+/// With several shards each had its part, and answers that came to the wrong one found their connection.
+fn shards_share_the_work(wires: &Wires) -> Outcome {
+    let status = wires.status()?;
+    let shards = status["shards"].as_array().context("shards")?;
+    ensure(shards.len() == wires.shards, || format!("{} shards", shards.len()))?;
+    let count = |shard: &serde_json::Value, key: &str| shard[key].as_u64().unwrap_or(0);
+    for shard in shards {
+        ensure(count(shard, "received") > 1_000, || format!("a shard was idle: {status}"))?;
+    }
+    let (over, into) =
+        ["handed_over", "handed_in"].map(|key| shards.iter().map(|s| count(s, key)).sum::<u64>()).into();
+    ensure(wires.shards == 1 || into >= over, || format!("{over} frames handed over, {into} taken in"))
+}
+
+/// Where the kernel has the address too, its other ports answer as ever, and the rules are out of others' reach.
+fn the_kernel_keeps_its_own(wires: &Wires) -> Outcome {
+    if !wires.shared {
+        return Ok(());
+    }
+    let listener = wires.boxed.enter(|| std::net::TcpListener::bind(("::", 0)).context("listening"))?;
+    let mut own = wires.through;
+    own.set_port(listener.local_addr().context("bound")?.port());
+    let mut client =
+        wires.outer.enter(|| TcpStream::connect_timeout(&own, PATIENCE).context("the kernel's port"))?;
+    let (mut server, _) = listener.accept().context("accepting")?;
+    both(|| send(&mut client, 11, 100_000), || expect(&mut server, 11, 100_000))?;
+    // A flush of all rules leaves those of the appliance, which still keep the kernel from answering.
+    wires.boxed.shell("nft flush ruleset")?;
+    let rules = wires.boxed.shell("nft list ruleset")?;
+    ensure(rules.contains("tcp dport 5000"), || format!("rules after a flush: {rules}"))?;
+    let (client, server) = wires.pair()?;
+    one_way(client, server, 12, 300_000)
 }

@@ -11,19 +11,30 @@ use crate::check::{Outcome, Report};
 use wires::{Devices, Family, Wires};
 
 /// A variation of the same cases.
-struct Round {
+pub struct Round {
     name: &'static str,
     devices: Devices,
     family: Family,
     /// Frames in a hundred that each end loses on the way out.
     loss: u32,
+    /// The appliance's shards; with several there is a worker thread, too.
+    shards: usize,
+    /// The kernel of the appliance's machine has the public addresses, too.
+    shared: bool,
 }
 
+const ROUND: Round =
+    Round { name: "", devices: Devices::Veth, family: Family::V4, loss: 0, shards: 1, shared: false };
+
 const ROUNDS: &[Round] = &[
-    Round { name: "veth", devices: Devices::Veth, family: Family::V4, loss: 0 },
-    Round { name: "veth-ipv6", devices: Devices::Veth, family: Family::V6, loss: 0 },
-    Round { name: "veth-loss", devices: Devices::Veth, family: Family::V4, loss: 2 },
-    Round { name: "tap", devices: Devices::Tap, family: Family::V4, loss: 0 },
+    Round { name: "veth", ..ROUND },
+    Round { name: "veth-ipv6", family: Family::V6, ..ROUND },
+    Round { name: "veth-loss", loss: 2, ..ROUND },
+    Round { name: "tap", devices: Devices::Tap, ..ROUND },
+    // The kernel hands out by a hash that knows nothing of the shards: every other answer of the server is a stray.
+    Round { name: "veth-shards", shards: 2, ..ROUND },
+    Round { name: "tap-shards", devices: Devices::Tap, shards: 2, ..ROUND },
+    Round { name: "veth-shared", shared: true, ..ROUND },
 ];
 
 /// Runs the suite.
@@ -38,7 +49,7 @@ pub fn run(report: &mut Report) {
             report.skip(round.name, "/dev/net/tun cannot be opened here");
             continue;
         }
-        match Wires::new(round.devices, round.family, round.loss) {
+        match Wires::new(round) {
             Ok(mut wires) => run_cases(report, &names, &mut wires),
             Err(failure) => drop(report.step(&format!("{}/set-up", round.name), || Err(failure))),
         }

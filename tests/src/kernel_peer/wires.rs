@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketType};
 
+use super::Round;
 use crate::appliance::{Appliance, PortSetup, Scratch};
 use crate::check::{Context, Outcome, wait_for};
 use crate::rig::Namespace;
@@ -44,9 +45,14 @@ pub struct Wires {
     pub through: SocketAddr,
     /// Frames in a hundred that are lost on each way.
     pub loss: u32,
+    /// The appliance's shards.
+    pub shards: usize,
+    /// Whether the kernel of its machine has the public addresses, too.
+    pub shared: bool,
+    /// Where the appliance is.
+    pub boxed: Namespace,
     listener: TcpListener,
     appliance: Appliance,
-    _box: Namespace,
     _scratch: Scratch,
 }
 
@@ -55,7 +61,8 @@ const SERVER_PORT: u16 = 5001;
 
 impl Wires {
     /// Builds everything and starts the appliance.
-    pub fn new(devices: Devices, family: Family, loss: u32) -> Outcome<Self> {
+    pub fn new(round: &Round) -> Outcome<Self> {
+        let Round { devices, family, loss, shards, shared, .. } = *round;
         let (outer, boxed, inner) =
             (Namespace::new("outer")?, Namespace::new("box")?, Namespace::new("inner")?);
         let prefix = if devices == Devices::Tap { "tap-" } else { "veth-" };
@@ -72,7 +79,13 @@ impl Wires {
             Family::V4 => "10.2.0.2",
             Family::V6 => "[fd02::2]",
         };
-        let appliance = Appliance::start(&boxed, &scratch, &sections(&ports, server))?;
+        if shared {
+            boxed.address(
+                &ports[0].device,
+                &ports[0].addresses.iter().map(String::as_str).collect::<Vec<_>>(),
+            )?;
+        }
+        let appliance = Appliance::start(&boxed, &scratch, &sections(&ports, server, round))?;
         if devices == Devices::Tap {
             for (port, namespace, name) in [(&ports[0], &outer, "wan"), (&ports[1], &inner, "lan")] {
                 boxed.give(&port.device, namespace)?;
@@ -96,7 +109,18 @@ impl Wires {
         };
         let listener = inner.enter(|| TcpListener::bind(("::", SERVER_PORT)).context("listening"))?;
         listener.set_nonblocking(true).context("preparing the listener")?;
-        Ok(Wires { outer, inner, through, loss, listener, appliance, _box: boxed, _scratch: scratch })
+        Ok(Wires {
+            outer,
+            inner,
+            boxed,
+            through,
+            loss,
+            shards,
+            shared,
+            listener,
+            appliance,
+            _scratch: scratch,
+        })
     }
 
     /// A client's connection to the appliance.
@@ -150,6 +174,11 @@ impl Wires {
         status["flows"]["now"].as_u64().context(format_args!("flows in {status}"))
     }
 
+    /// What `hedgerow status` says.
+    pub fn status(&self) -> Outcome<serde_json::Value> {
+        self.appliance.status()
+    }
+
     /// Fails if the appliance has ended.
     pub fn alive(&mut self) -> Outcome {
         self.appliance.alive()
@@ -178,10 +207,23 @@ fn port(name: &'static str, prefix: &str, v4: &str, v6: &str) -> PortSetup {
     }
 }
 
-fn sections(ports: &[PortSetup], server: &str) -> String {
-    let ports: String = ports.iter().map(PortSetup::section).collect();
+fn sections(ports: &[PortSetup], server: &str, round: &Round) -> String {
+    let cores = match round.shards {
+        1 => String::new(),
+        shards => {
+            let cores: Vec<usize> = (0..shards).collect();
+            format!("[cores]\ndataplane = {cores:?}\nworkers = 1\nstuck = \"abort\"\n\n")
+        }
+    };
+    let ports: String = ports
+        .iter()
+        .map(|port| match round.shared && port.name == "public" {
+            true => format!("{}\nshare = \"listeners\"\n\n", port.section().trim_end()),
+            false => port.section(),
+        })
+        .collect();
     format!(
-        "{ports}\
+        "{cores}{ports}\
          [[listener]]\nname = \"relay\"\nport = \"public\"\nlocal_port = {LISTENER_PORT}\nprotocol = \"tcp\"\npool = \"kernel\"\n\n\
          [pool.kernel]\nnodes = [\"kernel={server}:{SERVER_PORT}\"]\nslots = 1000\ndials_per_second = 1000\n\n\
          [limits]\nper_source = 1000\nper_24 = 1000\nper_16_percent = 100\nv6_64 = 1000\nv6_48 = 1000\n"

@@ -7,7 +7,7 @@ use std::ops::Range;
 use toml::Spanned;
 
 use super::super::units::{Hop, Prefix};
-use super::super::{Diagnostic, Port, file};
+use super::super::{Diagnostic, Port, Share, file};
 use super::{Lowering, Placed, Ports};
 
 /// Smallest packet size of an IPv6 link (RFC 8200, section 5).
@@ -88,6 +88,51 @@ impl Lowering<'_> {
             routes: file.routes.iter().map(|r| (r.get_ref().to.0, r.get_ref().via.get_ref().0)).collect(),
             mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
             vlan: vlan.and_then(|vlan| u16::try_from(vlan).ok()),
+            share: file.share.as_ref().map(|share| *share.get_ref()).unwrap_or_default(),
+        }
+    }
+
+    /// What an address that the kernel has too cannot be used for.
+    pub(super) fn shared(
+        &mut self,
+        files: &BTreeMap<String, Spanned<file::Port>>,
+        ports: &Ports,
+        pools: &super::Pools,
+    ) {
+        for (index, port) in ports.0.iter().enumerate().map(|(index, port)| (index, &port.value)) {
+            let written = files.get(&port.name).and_then(|file| file.get_ref().share.as_ref());
+            let Some(span) = written.filter(|_| port.share == Share::Listeners).map(Spanned::span) else {
+                continue;
+            };
+            let mut wrong = |title: &str, expected: &str| {
+                self.error(Diagnostic::error(span.clone(), title, expected));
+            };
+            if port.driver_name() == "tap" {
+                wrong(
+                    "the far end of a TAP device has no addresses of the kernel's",
+                    "expected another device, or no `share`",
+                );
+            }
+            if port.vlan.is_some() {
+                wrong(
+                    "addresses of a tagged network cannot be shared by way of the device beneath it",
+                    "expected the VLAN's own device, such as \"ens5.7\", and no `vlan`",
+                );
+            }
+            let node = pools.0.iter().flat_map(|pool| &pool.value.nodes).find(|node| node.port == index);
+            if let Some(node) = node {
+                self.error(
+                    Diagnostic::error(
+                        span.clone(),
+                        format!(
+                            "the node {} is reached by this port, and its answers would be the kernel's",
+                            node.name
+                        ),
+                        "expected nodes behind another port",
+                    )
+                    .help("only the listeners' TCP ports of a shared address are ours"),
+                );
+            }
         }
     }
 

@@ -1,0 +1,116 @@
+//! What a core counts, and the sum over cores.
+
+use hedgerow_dataplane::Instant;
+use hedgerow_dataplane::frame::Port;
+use hedgerow_dataplane::shard;
+use hedgerow_policy::verdict;
+
+use super::Core;
+use super::seats::{Dial, Seat};
+use crate::pool::{NodeStatistics, Pool};
+use crate::workers::Desk;
+
+/// What a core counted, and what it holds now.
+#[derive(Debug, Clone, Default)]
+pub struct CoreStatistics {
+    /// The dataplane.
+    pub shard: shard::Statistics,
+    /// Sessions that ended, by reason.
+    pub ended: verdict::Counters,
+    /// Sessions now.
+    pub sessions: usize,
+    /// Most sessions at one time.
+    pub sessions_peak: usize,
+    /// Sessions begun.
+    pub sessions_opened: u64,
+    /// Sessions now that are connected to a node.
+    pub sessions_dialled: usize,
+    /// Sessions that a bug in their code has ended.
+    pub crashed: u64,
+    /// Cryptographic steps run, given up, waiting, and most that waited.
+    pub work: WorkStatistics,
+    /// The pools.
+    pub pools: Vec<PoolStatistics>,
+    /// Events that nobody took in time.
+    pub events_lost: u64,
+}
+
+/// Cryptographic steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkStatistics {
+    /// Run.
+    pub done: u64,
+    /// Given up because the queue was full; their sessions ended.
+    pub dropped: u64,
+    /// Waiting now.
+    pub waiting: usize,
+    /// Most that waited at one time.
+    pub peak: usize,
+}
+
+/// A pool.
+#[derive(Debug, Clone, Default)]
+pub struct PoolStatistics {
+    /// Its name.
+    pub name: String,
+    /// Sessions that hold a slot.
+    pub taken: usize,
+    /// Sessions that wait for a node.
+    pub waiting: usize,
+    /// Its nodes: name and figures.
+    pub nodes: Vec<(String, NodeStatistics)>,
+}
+
+impl CoreStatistics {
+    /// Adds those of another core. The pools are the appliance's: any core's report of them will do.
+    pub fn absorb(&mut self, other: &CoreStatistics) {
+        self.shard.absorb(&other.shard);
+        self.ended.absorb(&other.ended);
+        self.sessions += other.sessions;
+        self.sessions_peak += other.sessions_peak;
+        self.sessions_opened += other.sessions_opened;
+        self.sessions_dialled += other.sessions_dialled;
+        self.crashed += other.crashed;
+        self.work.done += other.work.done;
+        self.work.dropped += other.work.dropped;
+        self.work.waiting += other.work.waiting;
+        self.work.peak += other.work.peak;
+        self.events_lost += other.events_lost;
+        self.pools.clone_from(&other.pools);
+    }
+}
+
+impl<P: Port> Core<P> {
+    /// What was counted.
+    pub fn statistics(&self, now: Instant) -> CoreStatistics {
+        let dialled = |seat: &&Seat| matches!(seat.dial, Dial::Connected(..));
+        CoreStatistics {
+            shard: self.shard.statistics(),
+            ended: self.ended.clone(),
+            sessions: self.seats.live,
+            sessions_peak: self.seats.peak,
+            sessions_opened: self.seats.opened,
+            sessions_dialled: self.seats.iter().filter(dialled).count(),
+            crashed: self.crashed,
+            work: WorkStatistics {
+                done: self.work.done,
+                dropped: self.work.dropped,
+                waiting: self.work.len() + self.desk.as_ref().map_or(0, Desk::under_way),
+                peak: self.work.peak,
+            },
+            pools: self
+                .commons
+                .with(|books| books.pools.iter().map(|pool| pool_statistics(pool, now)).collect()),
+            events_lost: self.events_lost,
+        }
+    }
+}
+
+fn pool_statistics(pool: &Pool, now: Instant) -> PoolStatistics {
+    PoolStatistics {
+        name: pool.config().name.clone(),
+        taken: pool.taken(),
+        waiting: pool.waiting(),
+        nodes: pool.nodes(now).map(|(node, figures)| (node.name.clone(), figures)).collect(),
+    }
+}
