@@ -1,28 +1,149 @@
 #!/usr/bin/env python3
 """Writes the facts about Chia's messages that the policy crate judges by.
 
-Three files come out, all checked in:
+Two files come out of an installed chia-blockchain, both checked in:
 
-- messages.json, read from an installed chia-blockchain: every message type with its number, who may send it, who
-  handles it, which replies answer it, and the node's own limits;
-- ../src/chia/table.rs, the part of it that the gate needs at run time, as a static Rust table. A test of the crate
-  holds it against messages.json;
-- samples.txt, some messages as the package itself encodes them: sender, type, id and bytes, for the crate's tests.
+- protocol.json, the schema that the appliance reads at start: every message type with its number, who may send it, who
+  handles it, which replies answer it, what its body looks like, and the node's own limits;
+- samples.txt, messages of every type that the package can make, as it encodes them itself: type, id and bytes.
 
 Usage, in an environment with chia-blockchain installed (python3 -m venv, pip install chia-blockchain):
 
-    policy/schema/generate.py            all files
-    policy/schema/generate.py --table    only the Rust table, from the messages.json at hand; needs no package
+    policy/schema/generate.py            writes both files
+    policy/schema/generate.py --check    compares with the files at hand; says what differs and fails if anything does
 """
 
+import ast
+import dataclasses
+import difflib
+import importlib
 import json
+import pkgutil
+import re
 import sys
+import types
+import typing
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-FACTS = HERE / "messages.json"
+SCHEMA = HERE / "protocol.json"
 SAMPLES = HERE / "samples.txt"
-TABLE = HERE.parent / "src" / "chia" / "table.rs"
+
+# What the package's annotations do not show: bytes that carry more than "absent" or "present". Keys are the values that
+# the byte may have, with what follows it.
+ABSENT = []
+CHOICES = {
+    # Bit 0 of the contract's byte: its hash follows. Bit 1: a proof of the second kind, which has exactly one of pool key
+    # and contract.
+    "ProofOfSpace": [
+        ["challenge", "bytes32"],
+        [
+            "pool_public_key",
+            {
+                "0": [
+                    [
+                        "pool_contract_puzzle_hash",
+                        {
+                            "0": [["plot_public_key", "g1"], ["size", "uint8"], ["proof", "bytes"]],
+                            "1": [
+                                ["", "bytes32"],
+                                ["plot_public_key", "g1"],
+                                ["size", "uint8"],
+                                ["proof", "bytes"],
+                            ],
+                            "3": [
+                                ["", "bytes32"],
+                                ["plot_public_key", "g1"],
+                                ["plot_index", "uint16"],
+                                ["meta_group", "uint8"],
+                                ["strength", "uint8"],
+                                ["proof", "bytes"],
+                            ],
+                        },
+                    ]
+                ],
+                "1": [
+                    ["", "g1"],
+                    [
+                        "pool_contract_puzzle_hash",
+                        {
+                            "0": [["plot_public_key", "g1"], ["size", "uint8"], ["proof", "bytes"]],
+                            "1": [
+                                ["", "bytes32"],
+                                ["plot_public_key", "g1"],
+                                ["size", "uint8"],
+                                ["proof", "bytes"],
+                            ],
+                            "2": [
+                                ["plot_public_key", "g1"],
+                                ["plot_index", "uint16"],
+                                ["meta_group", "uint8"],
+                                ["strength", "uint8"],
+                                ["proof", "bytes"],
+                            ],
+                        },
+                    ],
+                ],
+            },
+        ],
+    ],
+    "PartialProof": [["fragments", "bytes128"]],
+}
+# Two optional fields of a type that share the byte of the first: its bit 1 stands for the second.
+SHARED = {
+    "RewardChainBlock": ("infused_challenge_chain_ip_vdf", "header_mmr_root"),
+    "SubEpochSummary": ("new_sub_slot_iters", "challenge_merkle_root"),
+    "SubEpochData": ("new_difficulty", "challenge_merkle_root"),
+}
+# Types that end with the program that makes a block's transactions: bit 1 of its byte says that it comes as plain bytes,
+# without the list of blocks that it refers to.
+GENERATORS = {"FullBlock", "UnfinishedBlock"}
+GENERATOR = {
+    "0": [["ref_list", "list[uint32]"]],
+    "1": [["", "program"], ["ref_list", "list[uint32]"]],
+    "2": ABSENT,
+    "3": [["buffer", "bytes"]],
+}
+
+# What changes with forks and is judged by consensus alone: a body is not refused for what stands inside these.
+INTERIORS = [
+    "FullBlock",
+    "HeaderBlock",
+    "UnfinishedBlock",
+    "UnfinishedHeaderBlock",
+    "WeightProof",
+    "EndOfSubSlotBundle",
+    "RewardChainBlock",
+    "RewardChainBlockUnfinished",
+    "Foliage",
+    "ProofOfSpace",
+    "PartialProof",
+    "VDFInfo",
+    "VDFProof",
+    "SubEpochSummary",
+    "ChallengeChainSubSlot",
+    "RewardChainSubSlot",
+    "InfusedChallengeChainSubSlot",
+]
+
+# Replies that a full node takes although it asked for nothing, by its own handlers: gossip, and pairs without ids.
+# Versions are those of the sender.
+PUSHES = {
+    "respond_peers": "always",
+    "respond_proof_of_weight": "always",
+    "respond_unfinished_block": "always",
+    "respond_signage_point": "always",
+    "respond_end_of_sub_slot": "always",
+    "respond_compact_vdf": "pending",  # after request_compact_vdf, whatever the id
+    "respond_transaction": "before 2.6.0",  # so many after request_mempool_transactions
+    "error": "always",
+}
+
+# The classes of messages whose names do not tell.
+CLASS_NAMES = {"solution_response": "SolverResponse", "partial_proofs": "PartialProofsData"}
+
+# Types of the Rust package that are encoded as one value.
+PLAIN = {"G1Element": "g1", "G2Element": "g2", "Program": "program", "SerializedProgram": "program"}
 
 
 def limit(setting):
@@ -36,6 +157,131 @@ def limit(setting):
         facts["bytes_per_minute"] = setting.frequency * setting.max_size if total is None else total
         facts["aggregate"] = setting.aggregate_limit
     return facts
+
+
+class Shapes:
+    """Collects the shapes of all types that messages use."""
+
+    def __init__(self):
+        import chia_rs
+
+        source = (Path(chia_rs.__file__).parent / "chia_rs.pyi").read_text()
+        classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+        self.rust = {node.name: self._streamed(node) for node in classes}
+        self.types = {}
+
+    @staticmethod
+    def _streamed(node):
+        """The fields of a class of the Rust package: the arguments of its constructor, in order."""
+        hints = {
+            item.target.id: ast.unparse(item.annotation)
+            for item in node.body
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+        }
+        new = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__new__"), None)
+        if new is None:
+            return list(hints.items())
+        return [(a.arg, hints.get(a.arg, ast.unparse(a.annotation))) for a in new.args.args[1:]]
+
+    def of_class(self, kind):
+        """The name of a class's shape."""
+        name = kind.__name__
+        if name in self.types or name in PLAIN or is_primitive(name):
+            return PLAIN.get(name, name)
+        if dataclasses.is_dataclass(kind):
+            self.types[name] = None
+            hints = typing.get_type_hints(kind)
+            fields = [[field.name, self.of_hint(hints[field.name])] for field in dataclasses.fields(kind)]
+            self.types[name] = fields
+            return name
+        return self.of_rust(name)
+
+    def of_hint(self, hint):
+        """The shape of a field of a Python class."""
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if origin is list:
+            return f"list[{self.of_hint(arguments[0])}]"
+        if origin is tuple:
+            return f"tuple[{','.join(self.of_hint(argument) for argument in arguments)}]"
+        if origin in (typing.Union, types.UnionType):
+            (inner,) = [argument for argument in arguments if argument is not type(None)]
+            return f"optional[{self.of_hint(inner)}]"
+        return self.of_class(hint)
+
+    def of_rust(self, name):
+        """The name of a shape of the Rust package."""
+        if name in PLAIN or is_primitive(name) or name in self.types:
+            return PLAIN.get(name, name)
+        self.types[name] = None
+        if name in CHOICES:
+            self.types[name] = CHOICES[name]
+            return name
+        fields = []
+        shared = SHARED.get(name)
+        for field, hint in self.rust[name]:
+            if name in GENERATORS and field == "transactions_generator":
+                fields.append([field, GENERATOR])
+                break
+            if shared and field == shared[0]:
+                first = self.annotation(re.fullmatch(r"Optional\[(.*)\]", hint)[1])
+                both = [["", first], [shared[1], "bytes32"]]
+                fields.append([field, {"0": ABSENT, "1": both[:1], "2": both[1:], "3": both}])
+            elif not (shared and field == shared[1]):
+                fields.append([field, self.annotation(hint)])
+        self.types[name] = fields
+        return name
+
+    def annotation(self, text):
+        """The shape that an annotation of the Rust package stands for."""
+        text = text.replace("chia_rs.", "").strip("\"' ")
+        if match := re.fullmatch(r"(?:list|List|Sequence)\[(.*)\]", text):
+            return f"list[{self.annotation(match[1])}]"
+        if match := re.fullmatch(r"(?:tuple|Tuple)\[(.*)\]", text):
+            return f"tuple[{','.join(self.annotation(part) for part in split(match[1]))}]"
+        if match := re.fullmatch(r"Optional\[(.*)\]", text) or re.fullmatch(r"(.*) \| None", text):
+            return f"optional[{self.annotation(match[1])}]"
+        return self.of_rust("bytes" if text == "ReadableBuffer" else text)
+
+
+def is_primitive(name):
+    return bool(re.fullmatch(r"u?int\d+|bytes\d*|bool|str", name))
+
+
+def split(text):
+    """The parts of a list with nested brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def body_classes():
+    """The class of each message type's body."""
+    import chia.protocols
+    from chia.apis import StubMetadataRegistry
+    from chia.full_node.full_node_api import FullNodeAPI
+    from chia.protocols import shared_protocol as shared
+    from chia.protocols.protocol_message_types import ProtocolMessageTypes as Type
+
+    found = {
+        Type.handshake: shared.Handshake,
+        Type.configure_window_sizes: shared.ConfigureWindowSizes,
+        Type.error: shared.Error,
+    }
+    for metadata in [FullNodeAPI.metadata, *StubMetadataRegistry.values()]:
+        for kind, request in metadata.message_type_to_request.items():
+            found.setdefault(kind, request.message_class)
+    modules = [importlib.import_module(f"chia.protocols.{m.name}") for m in pkgutil.iter_modules(chia.protocols.__path__)]
+    for kind in Type:
+        name = CLASS_NAMES.get(kind.name, "".join(word.capitalize() for word in kind.name.split("_")))
+        for module in modules:
+            if kind not in found and hasattr(module, name):
+                found[kind] = getattr(module, name)
+    return found
 
 
 def read_package():
@@ -53,24 +299,29 @@ def read_package():
 
     by_full_node = FullNodeAPI.metadata.message_type_to_request
     services = {node.name.lower(): stub.message_type_to_request for node, stub in StubMetadataRegistry.items()}
+    shapes, bodies = Shapes(), body_classes()
 
     def handlers(kind):
         names = {name for name, handled in services.items() if kind in handled}
         return sorted(names | ({"full_node"} if kind in by_full_node else set()))
 
     def message(kind):
-        window = rate_limits_v3.get(kind)
-        return {
+        facts = {
             "number": kind.value,
             "name": kind.name,
+            "body": shapes.of_class(bodies[kind]) if kind in bodies else None,
             "senders": sorted(node.name.lower() for node in ProtocolMessageTypeToNodeType.get(kind, set())),
             "handlers": handlers(kind),
             "replies": [reply.name for reply in VALID_REPLY_MESSAGE_MAP.get(kind, [])],
+            "push": PUSHES.get(kind.name),
             "limit_v1": limit(rate_limits[1].get(kind)),
             "limit_v2": limit(rate_limits[2].get(kind, rate_limits[1].get(kind))),
-            "window_v3": None if window is None else window.window_size,
         }
+        if kind in rate_limits_v3:  # 0: not limited, as in configure_window_sizes
+            facts["window_v3"] = rate_limits_v3[kind].window_size or 0
+        return facts
 
+    messages = [message(kind) for kind in sorted(ProtocolMessageTypes, key=lambda kind: kind.value)]
     return {
         "chia_blockchain": chia.__version__,
         "node_types": {node.name.lower(): node.value for node in NodeType},
@@ -79,11 +330,13 @@ def read_package():
             "per_minute": aggregate_limit.frequency,
             "bytes_per_minute": aggregate_limit.max_total_size,
         },
-        "messages": [message(kind) for kind in sorted(ProtocolMessageTypes, key=lambda kind: kind.value)],
+        "interiors": [name for name in INTERIORS if name in shapes.types],
+        "types": dict(sorted(shapes.types.items())),
+        "messages": messages,
     }
 
 
-def write_samples():
+def samples():
     """Messages that full nodes and wallets send to a full node, in the package's own encoding."""
     from chia.protocols import full_node_protocol as full, shared_protocol as shared, wallet_protocol as wallet
     from chia.protocols.outbound_message import Message, NodeType
@@ -103,7 +356,7 @@ def write_samples():
     peak = full.NewPeak(digest, uint32(7_000_000), uint128(2**70), uint32(6_999_998), digest)
     peers = full.RespondPeers([])
     node, light = NodeType.FULL_NODE, NodeType.WALLET
-    samples = [
+    messages = [
         (node, Type.handshake, None, greeting("mainnet", node)),
         (node, Type.handshake, None, greeting("testnet11", node, tomorrow)),
         (light, Type.handshake, None, greeting("mainnet", light)),
@@ -127,67 +380,45 @@ def write_samples():
     lines = [
         f"{sender.name.lower()} {kind.name} {'-' if number is None else number} "
         f"{bytes(Message(uint8(kind.value), None if number is None else uint16(number), bytes(body))).hex()}"
-        for sender, kind, number, body in samples
+        for sender, kind, number, body in messages
     ]
-    SAMPLES.write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
-def write_facts(facts):
-    """JSON with one message per line, so that a new version of the package makes a readable difference."""
-    head = {key: value for key, value in facts.items() if key != "messages"}
-    lines = [f'  "{key}": {json.dumps(value)},' for key, value in head.items()]
-    messages = ",\n".join(f"    {json.dumps(message)}" for message in facts["messages"])
-    FACTS.write_text("{\n" + "\n".join(lines) + '\n  "messages": [\n' + messages + "\n  ]\n}\n")
+def as_text(facts):
+    """JSON with one message or type per line, so that a new version of the package makes a readable difference."""
+    def value(key, entry):
+        if key == "types":
+            lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(fields)}" for name, fields in entry.items())
+            return "{\n" + lines + "\n  }"
+        if key == "messages":
+            return "[\n" + ",\n".join(f"    {json.dumps(message)}" for message in entry) + "\n  ]"
+        return json.dumps(entry)
+
+    return "{\n" + ",\n".join(f'  "{key}": {value(key, entry)}' for key, entry in facts.items()) + "\n}\n"
 
 
-def write_table(facts):
-    """The Rust table: one line per message type, in the order of their numbers."""
-    types = facts["node_types"]
-    numbers = {message["name"]: message["number"] for message in facts["messages"]}
-
-    def kinds(names):
-        if len(names) == len(types):
-            return "NodeTypes::ALL"
-        return f"NodeTypes({sum(1 << types[name] for name in names)})"
-
-    def line(message):
-        sizes = [limit["max_size"] for limit in (message["limit_v1"], message["limit_v2"]) if limit]
-        replies = ", ".join(str(numbers[name]) for name in message["replies"])
-        return (
-            f'    MessageType {{ number: {message["number"]}, name: "{message["name"]}", '
-            f'senders: {kinds(message["senders"])}, handlers: {kinds(message["handlers"])}, '
-            f"replies: &[{replies}], largest: {max(sizes) if sizes else 0} }},"
-        )
-
-    body = "\n".join(line(message) for message in facts["messages"])
-    TABLE.write_text(
-        f"""//! The message types of chia-blockchain {facts["chia_blockchain"]}.
-//!
-//! Written by `policy/schema/generate.py`: change that, not this.
-
-use super::messages::MessageType;
-use super::node_type::NodeTypes;
-
-/// Every message type that the package knows, in the order of their numbers.
-#[rustfmt::skip]
-pub(super) static TABLE: &[MessageType] = &[
-{body}
-];
-"""
-    )
+def compare(path, text):
+    """Prints how the file differs from what the package says; whether it does."""
+    old = path.read_text().splitlines() if path.exists() else []
+    difference = list(difflib.unified_diff(old, text.splitlines(), f"{path.name} (checked in)", "the package", lineterm="", n=0))
+    for line in difference:
+        print(line)
+    return bool(difference)
 
 
 def main():
-    if sys.argv[1:] == ["--table"]:
-        facts = json.loads(FACTS.read_text())
-    elif not sys.argv[1:]:
-        facts = read_package()
-        write_facts(facts)
-        write_samples()
-    else:
+    if sys.argv[1:] not in ([], ["--check"]):
         sys.exit(__doc__)
-    write_table(facts)
-    print(f'{len(facts["messages"])} message types of chia-blockchain {facts["chia_blockchain"]}')
+    facts = read_package()
+    files = {SCHEMA: as_text(facts), SAMPLES: samples()}
+    print(f'{len(facts["messages"])} message types, {len(facts["types"])} body types of chia-blockchain {facts["chia_blockchain"]}')
+    if sys.argv[1:]:
+        if any([compare(path, text) for path, text in files.items()]):
+            sys.exit("the package says otherwise: run policy/schema/generate.py and look at the difference")
+        return
+    for path, text in files.items():
+        path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,17 @@ suite_kernel_peer() {
   system kernel-peer
 }
 
+suite schema "the checked-in schema of messages against the installed chia-blockchain"
+suite_schema() {
+  need_nodes
+  "$PYTHON" policy/schema/generate.py --check
+}
+
+suite bodies "ten million bodies, valid and changed, judged as the node's own types judge them" long
+suite_bodies() {
+  CASES=${CASES:-10000000} SEED=${SEED:-$RANDOM} cargo_tests -p hedgerow-tests --test bodies -- --nocapture
+}
+
 suite node-sync "a real full node syncs through the appliance from a real node behind it; everybody else is refused"
 suite_node_sync() {
   need nft:nftables

@@ -5,6 +5,7 @@
 //!
 //! - [`rig`]: namespaces, links between them, processes inside them; all of it ends with the test.
 //! - [`appliance`]: the binary under test with its configuration and its status.
+//! - [`bodies`]: bodies of messages, valid and changed, and a slow reader of the schema.
 //! - [`pattern`]: bytes whose every position is known, to compare streams exactly.
 //! - [`kernel_peer`]: the Linux kernel's TCP as opponent.
 //! - [`nodes`]: real Chia nodes and single-purpose peers; [`site`]: the networks that they live in.
@@ -12,6 +13,7 @@
 //! - [`node_attack`]: the same while floods run ([`flood`]), and what happens to a bare node.
 
 pub mod appliance;
+pub mod bodies;
 pub mod check;
 pub mod flood;
 pub mod kernel_peer;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::messages::message_type;
+use super::schema::{MessageType, Schema};
 
 /// Requests remembered per session. A node has far fewer in flight; beyond it the oldest is forgotten, one
 /// without an id first, and its reply is held whole like any other message.
@@ -16,8 +16,8 @@ pub struct Asked {
 
 impl Asked {
     /// The node sent a message; remembered if it is a request.
-    pub fn sent(&mut self, kind: u8, id: Option<u16>) {
-        if message_type(kind).is_none_or(|facts| facts.replies.is_empty()) {
+    pub fn sent(&mut self, schema: &Schema, kind: u8, id: Option<u16>) {
+        if !schema.message(kind).is_some_and(MessageType::is_request) {
             return;
         }
         if self.requests.len() == ASKED_MAX {
@@ -29,9 +29,9 @@ impl Asked {
     }
 
     /// Whether a message from the peer answers a request; it is then no longer waited for.
-    pub fn answers(&mut self, kind: u8, id: Option<u16>) -> bool {
+    pub fn answers(&mut self, schema: &Schema, kind: u8, id: Option<u16>) -> bool {
         let answered = self.requests.iter().position(|&(request, asked)| {
-            asked == id && message_type(request).is_some_and(|facts| facts.replies.contains(&kind))
+            asked == id && schema.message(request).is_some_and(|facts| facts.replies.contains(&kind))
         });
         let Some(at) = answered else { return false };
         self.requests.remove(at);

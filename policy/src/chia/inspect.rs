@@ -1,11 +1,13 @@
 //! Judges the envelope of each message that a peer sends, before its body is held or passed on.
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use super::asked::Asked;
 use super::message::Envelope;
-use super::messages::{MessageType, message_type, number};
+use super::messages::number;
 use super::node_type::NodeType;
+use super::schema::{MessageType, Schema};
 use crate::session::Instant;
 use crate::verdict::Reason;
 
@@ -32,6 +34,7 @@ pub enum Judged {
 /// What one session's messages are judged by.
 #[derive(Debug)]
 pub struct Inspector {
+    schema: Arc<Schema>,
     kind: NodeType,
     hold_max: u32,
     stream_max: u32,
@@ -46,8 +49,15 @@ pub struct Inspector {
 impl Inspector {
     /// For a peer of the given kind; bodies beyond `hold_max` bytes are refused unless they may stream, and then those
     /// beyond `stream_max`.
-    pub fn new(kind: NodeType, hold_max: u32, stream_max: u32, now: Instant) -> Inspector {
+    pub fn new(
+        schema: Arc<Schema>,
+        kind: NodeType,
+        hold_max: u32,
+        stream_max: u32,
+        now: Instant,
+    ) -> Inspector {
         Inspector {
+            schema,
             kind,
             hold_max,
             stream_max,
@@ -68,7 +78,7 @@ impl Inspector {
         if envelope.kind == number::HANDSHAKE {
             return Err(Reason::ChiaSecondHandshake);
         }
-        match message_type(envelope.kind) {
+        match self.schema.message(envelope.kind) {
             Some(facts) if !facts.senders.is_empty() => self.known(envelope, facts, asked),
             _ => self.unknown(now, envelope),
         }
@@ -78,10 +88,10 @@ impl Inspector {
         if !facts.may_come_from(self.kind) {
             return Err(Reason::NotForThisSender);
         }
-        if envelope.body > facts.largest {
+        if envelope.body > facts.largest() {
             return Err(Reason::MessageTooLarge);
         }
-        let solicited = asked.answers(envelope.kind, envelope.id);
+        let solicited = asked.answers(&self.schema, envelope.kind, envelope.id);
         if solicited && envelope.body > WHOLE_BYTES_MAX && envelope.body <= self.stream_max {
             return Ok(Judged::Stream);
         }
@@ -107,10 +117,10 @@ impl Inspector {
 
     /// Takes note of a message from the node. It passes in any case.
     pub fn observe(&mut self, envelope: &Envelope, asked: &mut Asked) {
-        asked.sent(envelope.kind, envelope.id);
-        match message_type(envelope.kind) {
+        asked.sent(&self.schema, envelope.kind, envelope.id);
+        match self.schema.message(envelope.kind) {
             None => self.unknown_total += 1,
-            Some(facts) if !facts.is_sent_by_full_nodes() || envelope.body > facts.largest => {
+            Some(facts) if !facts.is_sent_by_full_nodes() || envelope.body > facts.largest() => {
                 self.odd_total += 1
             }
             Some(_) => {}

@@ -1,22 +1,29 @@
-//! Chia's messages: their envelope, the table of their types, and the handshake that opens every session.
+//! Chia's messages: their envelope, the schema of their types, their bodies, and the handshake that opens every session.
 //!
 //! Everything here is pure: bytes in, facts or a [`Reason`](crate::Reason) out. The order of things on a connection is
 //! the business of [`gate`](crate::gate).
 
 mod asked;
+mod body;
 mod handshake;
 mod inspect;
+mod limits;
 mod message;
 mod messages;
 mod node_type;
-mod table;
+mod schema;
+mod version;
 
 pub use asked::Asked;
+pub use body::{Body, Fault, Flaw, Scratches};
 pub use handshake::{Handshake, HandshakeError};
 pub use inspect::{Inspector, Judged};
+pub use limits::{Excess, Limiter, Pacer, Tables};
 pub use message::{Envelope, ID_HEADER_BYTES, Message, PLAIN_HEADER_BYTES, Scan};
-pub use messages::{MessageType, message_type, message_types, number};
+pub use messages::number;
 pub use node_type::{NodeType, NodeTypes};
+pub use schema::{Limit, MessageType, Push, Rate, Schema, SchemaError};
+pub use version::Version;
 
 #[cfg(test)]
 mod tests;

@@ -1,81 +1,17 @@
 //! The table against the facts it was made from, the node's own encodings, and the rules of the inspector.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use serde_json::Value;
 
 use super::*;
 use crate::session::Instant;
 use crate::verdict::Reason;
 
-const FACTS: &str = include_str!("../../schema/messages.json");
 const SAMPLES: &str = include_str!("../../schema/samples.txt");
 
-fn names(value: &Value) -> Vec<&str> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
-}
-
-#[test]
-fn the_table_says_what_the_facts_say() {
-    let facts: Value = serde_json::from_str(FACTS).expect("valid JSON");
-    for kind in NodeType::ALL {
-        assert_eq!(facts["node_types"][kind.name()], kind as u8);
-        assert_eq!(
-            (NodeType::from_number(kind as u8), NodeType::from_name(kind.name())),
-            (Some(kind), Some(kind))
-        );
-    }
-    let messages = facts["messages"].as_array().expect("a list");
-    let numbers: BTreeMap<&str, u64> =
-        messages.iter().filter_map(|fact| Some((fact["name"].as_str()?, fact["number"].as_u64()?))).collect();
-    assert_eq!(messages.len(), message_types().len());
-    for (fact, message) in messages.iter().zip(message_types()) {
-        assert_eq!(
-            (fact["number"].as_u64(), fact["name"].as_str()),
-            (Some(message.number.into()), Some(message.name))
-        );
-        let set =
-            |key: &str| names(&fact[key]).into_iter().filter_map(NodeType::from_name).collect::<NodeTypes>();
-        assert_eq!(
-            (set("senders"), set("handlers")),
-            (message.senders, message.handlers),
-            "{}",
-            message.name
-        );
-        let replies: Vec<u64> = names(&fact["replies"]).into_iter().map(|name| numbers[name]).collect();
-        assert_eq!(replies, message.replies.iter().map(|&reply| u64::from(reply)).collect::<Vec<_>>());
-        let size = |key: &str| fact[key]["max_size"].as_u64().unwrap_or(0);
-        assert_eq!(size("limit_v1").max(size("limit_v2")), u64::from(message.largest), "{}", message.name);
-        assert_eq!(message_type(message.number), Some(message));
-    }
-}
-
-#[test]
-fn numbers_that_the_gate_knows_by_name() {
-    let named = [
-        (number::HANDSHAKE, "handshake"),
-        (number::NEW_PEAK, "new_peak"),
-        (number::NEW_TRANSACTION, "new_transaction"),
-        (number::REQUEST_PROOF_OF_WEIGHT, "request_proof_of_weight"),
-        (number::REQUEST_BLOCKS, "request_blocks"),
-        (number::RESPOND_BLOCKS, "respond_blocks"),
-        (number::REQUEST_PEERS, "request_peers"),
-        (number::NONE_RESPONSE, "none_response"),
-        (number::CONFIGURE_WINDOW_SIZES, "configure_window_sizes"),
-        (number::ERROR, "error"),
-    ];
-    for (number, name) in named {
-        assert_eq!(message_type(number).map(|facts| facts.name), Some(name));
-    }
-    assert_eq!(message_type(2), None);
-    assert!(message_type(number::RESPOND_BLOCKS).is_some_and(MessageType::is_reply));
-    assert!(!message_type(number::NEW_PEAK).is_some_and(MessageType::is_reply));
-}
-
 fn inspector(kind: NodeType) -> Inspector {
-    Inspector::new(kind, 8 << 20, 50 << 20, Instant::ZERO)
+    Inspector::new(Schema::embedded(), kind, 8 << 20, 50 << 20, Instant::ZERO)
 }
 
 fn judge(kind: NodeType, envelope: Envelope) -> Result<Judged, Reason> {
@@ -95,7 +31,7 @@ fn what_the_package_encodes_is_understood_and_passes() {
             .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex"))
             .collect();
         let message = Message::decode(&bytes).expect("an envelope");
-        assert_eq!(message_type(message.kind).map(|facts| facts.name), Some(name));
+        assert_eq!(Schema::embedded().message(message.kind).map(|facts| &*facts.name), Some(name));
         assert_eq!(message.id, id.parse().ok());
         assert_eq!(message.encode(), bytes);
         if name == "handshake" {
@@ -114,8 +50,13 @@ fn what_the_package_encodes_is_understood_and_passes() {
 #[test]
 fn a_farmer_may_send_what_farmers_send_and_no_more() {
     let envelope = |kind| Envelope { kind, id: None, body: 50 };
-    let allowed =
-        |kind| message_types().iter().filter(|facts| judge(kind, envelope(facts.number)).is_ok()).count();
+    let allowed = |kind| {
+        Schema::embedded()
+            .messages()
+            .iter()
+            .filter(|facts| judge(kind, envelope(facts.number)).is_ok())
+            .count()
+    };
     assert_eq!(judge(NodeType::Farmer, envelope(9)), Ok(Judged::Hold));
     assert_eq!(judge(NodeType::Farmer, envelope(20)), Err(Reason::NotForThisSender));
     // Of the connection itself: windows, errors, and the reply that stands for nothing.
@@ -145,26 +86,26 @@ fn only_large_replies_that_were_asked_for_stream() {
 
 #[test]
 fn a_request_is_answered_once_and_few_are_remembered() {
-    let mut asked = Asked::default();
-    asked.sent(number::REQUEST_BLOCKS, Some(1));
-    asked.sent(number::NEW_PEAK, None);
+    let (schema, mut asked) = (Schema::embedded(), Asked::default());
+    asked.sent(&schema, number::REQUEST_BLOCKS, Some(1));
+    asked.sent(&schema, number::NEW_PEAK, None);
     assert_eq!(asked.len(), 1);
-    assert!(!asked.answers(number::NEW_PEAK, Some(1)));
-    assert!(asked.answers(number::RESPOND_BLOCKS, Some(1)));
-    assert!(!asked.answers(number::RESPOND_BLOCKS, Some(1)));
+    assert!(!asked.answers(&schema, number::NEW_PEAK, Some(1)));
+    assert!(asked.answers(&schema, number::RESPOND_BLOCKS, Some(1)));
+    assert!(!asked.answers(&schema, number::RESPOND_BLOCKS, Some(1)));
     assert!(asked.is_empty());
-    (0..1_000).for_each(|id| asked.sent(number::REQUEST_BLOCKS, Some(id)));
+    (0..1_000).for_each(|id| asked.sent(&schema, number::REQUEST_BLOCKS, Some(id)));
     assert_eq!(asked.len(), 64);
-    assert!(!asked.answers(number::RESPOND_BLOCKS, Some(935)));
-    assert!(asked.answers(number::RESPOND_BLOCKS, Some(936)));
+    assert!(!asked.answers(&schema, number::RESPOND_BLOCKS, Some(935)));
+    assert!(asked.answers(&schema, number::RESPOND_BLOCKS, Some(936)));
 }
 
 #[test]
 fn requests_that_nobody_answers_do_not_displace_those_with_an_id() {
-    let mut asked = Asked::default();
-    asked.sent(number::REQUEST_BLOCKS, Some(1));
-    (0..1_000).for_each(|_| asked.sent(22, None));
-    assert!(asked.answers(number::RESPOND_BLOCKS, Some(1)));
+    let (schema, mut asked) = (Schema::embedded(), Asked::default());
+    asked.sent(&schema, number::REQUEST_BLOCKS, Some(1));
+    (0..1_000).for_each(|_| asked.sent(&schema, 22, None));
+    assert!(asked.answers(&schema, number::RESPOND_BLOCKS, Some(1)));
     assert!(asked.len() < 64);
 }
 

@@ -257,7 +257,8 @@ impl Exchange {
         let (kind, software) = self.check_handshake(&mut message)?;
         self.software = software;
         let limits = self.config.limits;
-        self.inspector = Some(Inspector::new(kind, limits.hold, limits.stream, now));
+        self.inspector =
+            Some(Inspector::new(self.config.schema.clone(), kind, limits.hold, limits.stream, now));
         self.inbound.put(&mut self.private.writer, &message, &mut self.tally);
         self.requests.push_back(Request::Dial { peer: self.peer });
         self.step = Step::Dial;

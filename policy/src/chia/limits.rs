@@ -1,0 +1,287 @@
+//! How much may be said in a minute, by the node's own tables.
+//!
+//! [`Limiter`] counts what a peer sends exactly as a node counts: fixed minutes, a count and bytes per type, and both over
+//! all types that count for the aggregate. Whoever it refuses, a node would ban.
+//!
+//! [`Pacer`] says when the node's messages may go to the peer. A node does not limit itself towards an address that it
+//! exempts, as it does ours where we translate addresses; but the peer counts, and would ban us. The peer's minutes begin
+//! when they like, and what was delayed on the way may arrive in one of them; so each type, and all together, get half of
+//! the peer's limits as a rate, with half a minute's worth at once. Nothing is dropped, and the order is kept.
+
+use core::fmt;
+use core::time::Duration;
+
+use super::message::Envelope;
+use super::schema::{Limit, MessageType, Rate, Schema};
+use crate::session::Instant;
+
+/// The node's window.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How far ahead of its steady rate the pacer lets a type run.
+const AHEAD: Duration = Duration::from_secs(30);
+
+/// Which of the tables both ends of a session know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// The second table of limits, capability `rate_limits_v2`.
+    pub second: bool,
+    /// Windows for requests instead of limits per minute, capability `rate_limits_v3`.
+    pub third: bool,
+}
+
+impl Tables {
+    /// The limit on a type; `None` where windows take its place, or no table names it.
+    pub fn limit(self, facts: &MessageType) -> Option<Limit> {
+        if self.third && facts.window_v3.is_some() {
+            return None;
+        }
+        if self.second { facts.limit_v2 } else { facts.limit_v1 }
+    }
+}
+
+/// The limit that a message goes beyond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excess {
+    /// Bytes of one body.
+    Size(u32),
+    /// Messages of its type in a minute.
+    Messages(u32),
+    /// Bytes of its type in a minute.
+    Bytes(u64),
+    /// Messages of all limited types in a minute.
+    AllMessages(u32),
+    /// Bytes of all limited types in a minute.
+    AllBytes(u64),
+}
+
+impl fmt::Display for Excess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Excess::Size(limit) => write!(f, "a body of more than {limit} bytes"),
+            Excess::Messages(limit) => write!(f, "more than {limit} in a minute"),
+            Excess::Bytes(limit) => write!(f, "more than {limit} bytes in a minute"),
+            Excess::AllMessages(limit) => write!(f, "more than {limit} messages of all types in a minute"),
+            Excess::AllBytes(limit) => write!(f, "more than {limit} bytes of all types in a minute"),
+        }
+    }
+}
+
+/// What was counted in the minute under way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    messages: u32,
+    bytes: u64,
+}
+
+impl Count {
+    fn add(&mut self, body: u32) -> Count {
+        self.messages = self.messages.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(u64::from(body));
+        *self
+    }
+}
+
+/// Counts a peer's messages as a node does.
+#[derive(Debug, Default)]
+pub struct Limiter {
+    minute: u64,
+    all: Count,
+    /// Types that came in this minute: never more than there are.
+    by_type: Vec<(u8, Count)>,
+}
+
+impl Limiter {
+    /// Counts a message; an error if it goes beyond a limit.
+    pub fn count(
+        &mut self,
+        now: Instant,
+        schema: &Schema,
+        tables: Tables,
+        envelope: &Envelope,
+    ) -> Result<(), Excess> {
+        let Some(limit) = schema.message(envelope.kind).and_then(|facts| tables.limit(facts)) else {
+            return Ok(());
+        };
+        let minute = now.as_secs() / MINUTE.as_secs();
+        if minute != self.minute {
+            self.minute = minute;
+            self.all = Count::default();
+            self.by_type.clear();
+        }
+        // A node counts before it judges.
+        let all = limit.rate.filter(|rate| rate.aggregate).map(|_| self.all.add(envelope.body));
+        let own = self.of_type(envelope.kind).add(envelope.body);
+        if let Some(all) = all {
+            within(
+                all.messages.into(),
+                schema.aggregate.messages.into(),
+                Excess::AllMessages(schema.aggregate.messages),
+            )?;
+            within(all.bytes, schema.aggregate.bytes, Excess::AllBytes(schema.aggregate.bytes))?;
+        }
+        if let Some(rate) = limit.rate {
+            within(own.messages.into(), rate.messages.into(), Excess::Messages(rate.messages))?;
+        }
+        within(envelope.body.into(), limit.size.into(), Excess::Size(limit.size))?;
+        limit.rate.map_or(Ok(()), |rate| within(own.bytes, rate.bytes, Excess::Bytes(rate.bytes)))
+    }
+
+    fn of_type(&mut self, kind: u8) -> &mut Count {
+        let at = self.by_type.iter().position(|(known, _)| *known == kind).unwrap_or_else(|| {
+            self.by_type.push((kind, Count::default()));
+            self.by_type.len() - 1
+        });
+        &mut self.by_type[at].1
+    }
+}
+
+fn within(value: u64, limit: u64, excess: Excess) -> Result<(), Excess> {
+    if value <= limit { Ok(()) } else { Err(excess) }
+}
+
+/// A steady rate with a start: when the next message or byte would be due at the rate alone.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    messages: Instant,
+    bytes: Instant,
+}
+
+impl Pace {
+    /// When something may go.
+    fn free_at(self) -> Instant {
+        self.messages.max(self.bytes).saturating_sub(AHEAD)
+    }
+
+    fn went(&mut self, now: Instant, rate: Rate, body: u32) {
+        // Half of the limit is the rate.
+        let messages = 2 * MINUTE / rate.messages.max(1);
+        let nanos = 2 * MINUTE.as_nanos() * u128::from(body) / u128::from(rate.bytes.max(1));
+        self.messages = self.messages.max(now) + messages;
+        self.bytes = self.bytes.max(now) + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+    }
+}
+
+/// Says when the node's messages may go on to the peer.
+#[derive(Debug, Default)]
+pub struct Pacer {
+    all: Pace,
+    by_type: Vec<(u8, Pace)>,
+}
+
+impl Pacer {
+    /// When the message may go; in the past or now, if at once.
+    pub fn free_at(&self, schema: &Schema, tables: Tables, kind: u8) -> Instant {
+        let Some(rate) = rate(schema, tables, kind) else { return Instant::ZERO };
+        let own = self
+            .by_type
+            .iter()
+            .find(|(known, _)| *known == kind)
+            .map_or(Instant::ZERO, |(_, pace)| pace.free_at());
+        if rate.aggregate { own.max(self.all.free_at()) } else { own }
+    }
+
+    /// The message goes.
+    pub fn went(&mut self, now: Instant, schema: &Schema, tables: Tables, envelope: &Envelope) {
+        let Some(rate) = rate(schema, tables, envelope.kind) else { return };
+        // Those that are back at their steady rate need not be remembered.
+        self.by_type.retain(|(_, pace)| pace.messages.max(pace.bytes) > now);
+        let at = self.by_type.iter().position(|(known, _)| *known == envelope.kind).unwrap_or_else(|| {
+            self.by_type.push((envelope.kind, Pace::default()));
+            self.by_type.len() - 1
+        });
+        self.by_type[at].1.went(now, rate, envelope.body);
+        if rate.aggregate {
+            self.all.went(now, schema.aggregate, envelope.body);
+        }
+    }
+}
+
+fn rate(schema: &Schema, tables: Tables, kind: u8) -> Option<Rate> {
+    tables.limit(schema.message(kind)?)?.rate
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chia::number;
+
+    const SECOND: Tables = Tables { second: true, third: false };
+
+    fn envelope(kind: u8, body: u32) -> Envelope {
+        Envelope { kind, id: None, body }
+    }
+
+    #[test]
+    fn a_peer_is_stopped_where_a_node_bans() {
+        let schema = Schema::embedded();
+        let mut limiter = Limiter::default();
+        let mut count = |second: u64, kind, body| {
+            limiter.count(Duration::from_secs(second), &schema, SECOND, &envelope(kind, body))
+        };
+        for _ in 0..10 {
+            assert_eq!(count(59, number::REQUEST_PEERS, 0), Ok(()));
+        }
+        assert_eq!(count(59, number::REQUEST_PEERS, 0), Err(Excess::Messages(10)));
+        // A minute later all is forgotten.
+        assert_eq!(count(60, number::REQUEST_PEERS, 0), Ok(()));
+        assert_eq!(count(61, number::REQUEST_PEERS, 101), Err(Excess::Size(100)));
+        let (mut messages, mut last) = (0, Ok(()));
+        while last.is_ok() {
+            last = count(120, number::NEW_PEAK, 88);
+            messages += 1;
+        }
+        assert_eq!((messages, last), (201, Err(Excess::Messages(200))));
+    }
+
+    #[test]
+    fn the_third_table_takes_the_place_of_limits_a_minute() {
+        let schema = Schema::embedded();
+        let mut limiter = Limiter::default();
+        let third = Tables { second: true, third: true };
+        for _ in 0..10_000 {
+            assert_eq!(
+                limiter.count(Duration::ZERO, &schema, third, &envelope(number::REQUEST_BLOCKS, 9)),
+                Ok(())
+            );
+        }
+        assert!((0..10_000).any(|_| {
+            limiter.count(Duration::ZERO, &schema, SECOND, &envelope(number::REQUEST_BLOCKS, 9)).is_err()
+        }));
+    }
+
+    /// Sends as much as the pacer lets pass for five minutes, and counts as a peer whose minutes begin at any second.
+    fn paced(schema: &Schema, kind: u8, body: u32) {
+        let mut pacer = Pacer::default();
+        let (mut now, end, mut sent) = (Duration::ZERO, Duration::from_secs(300), Vec::new());
+        while now < end && sent.len() < 20_000 {
+            pacer.went(now, schema, SECOND, &envelope(kind, body));
+            sent.push(now);
+            now = now.max(pacer.free_at(schema, SECOND, kind));
+        }
+        for phase in 0..60 {
+            let mut peer = Limiter::default();
+            for at in &sent {
+                let at = *at + Duration::from_secs(phase);
+                assert_eq!(
+                    peer.count(at, schema, SECOND, &envelope(kind, body)),
+                    Ok(()),
+                    "type {kind}, {body} bytes"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_paced_never_goes_beyond_the_peers_limits() {
+        let schema = Schema::embedded();
+        for facts in schema.messages().iter().filter(|facts| facts.is_sent_by_full_nodes()) {
+            let Some(limit) = SECOND.limit(facts) else { continue };
+            for body in [0, limit.size / 4, limit.size.min(2 << 20)] {
+                if limit.rate.is_some() {
+                    paced(&schema, facts.number, body);
+                }
+            }
+        }
+    }
+}
