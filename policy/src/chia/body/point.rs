@@ -103,7 +103,7 @@ impl Point {
         }
         self.at += 1;
         // A coordinate that is the prime itself is not below it.
-        (self.at % COORDINATE != 0 || self.below == Below::Yes).then_some(())
+        (!self.at.is_multiple_of(COORDINATE) || self.below == Below::Yes).then_some(())
     }
 
     fn is_valid(&self) -> bool {
