@@ -49,6 +49,7 @@ fn port_line(port: &Port) -> String {
     let addresses: Vec<String> = port.addresses.iter().map(ToString::to_string).collect();
     let driver = match port.driver {
         Driver::Auto => "auto",
+        Driver::AfXdp => "af-xdp",
         Driver::AfPacket => "af-packet",
         Driver::Tap => "tap",
     };
@@ -115,9 +116,7 @@ fn exemptions(config: &Config, pool: &Pool) -> String {
 pub fn machine(config: &Config) -> Vec<(bool, String)> {
     let mut found = Vec::new();
     for port in &config.ports {
-        let created =
-            port.driver == Driver::Tap || port.driver == Driver::Auto && port.device.starts_with("tap");
-        if !created && !Path::new("/sys/class/net").join(&port.device).exists() {
+        if !port.is_tap() && !Path::new("/sys/class/net").join(&port.device).exists() {
             found.push((false, format!("port.{}: this machine has no device `{}`", port.name, port.device)));
         }
     }

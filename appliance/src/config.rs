@@ -138,9 +138,11 @@ pub struct Management {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum Driver {
-    /// AF_PACKET, except for devices named `tap…`.
+    /// AF_XDP where the device and the kernel can, else AF_PACKET; TAP for devices named `tap…`.
     #[default]
     Auto,
+    /// AF_XDP: an XDP program on an existing device.
+    AfXdp,
     /// A mapped packet socket on an existing device.
     AfPacket,
     /// A TAP device, created if it does not exist.
@@ -166,18 +168,19 @@ pub struct Port {
     pub mtu: Option<u16>,
     /// 802.1Q VLAN that the port's frames carry.
     pub vlan: Option<u16>,
+    /// SYNs, and again other frames of strangers, that each queue lets through in a second; zero: all.
+    pub strangers_per_second: u32,
     /// Who else has the addresses.
     pub share: Share,
 }
 
 impl Port {
-    /// The driver that opens it, by the name that the drivers go by.
-    pub fn driver_name(&self) -> &'static str {
+    /// Whether it is a TAP device, which need not exist before.
+    pub fn is_tap(&self) -> bool {
         match self.driver {
-            Driver::Tap => "tap",
-            Driver::AfPacket => "af-packet",
-            Driver::Auto if self.device.starts_with("tap") => "tap",
-            Driver::Auto => "af-packet",
+            Driver::Tap => true,
+            Driver::Auto => self.device.starts_with("tap"),
+            Driver::AfPacket | Driver::AfXdp => false,
         }
     }
 }

@@ -372,8 +372,18 @@ impl<P: Port> Core<P> {
         Ok(received)
     }
 
+    /// Tells the ports which flows are there, for their lanes.
+    fn tell_ports(&mut self) {
+        while let Some(hint) = self.shard.hint() {
+            if let Some(Attached { port, .. }) = self.ports.get_mut(usize::from(hint.link.0)) {
+                port.known(&hint.key, hint.on);
+            }
+        }
+    }
+
     /// Sends what the engine and the links have to say.
     fn send(&mut self, now: Instant) -> Result<usize, PortFault> {
+        self.tell_ports();
         let mut sent = 0;
         for (index, Attached { port, tx, .. }) in self.ports.iter_mut().enumerate() {
             let fault = |error| PortFault { port: index, error };
@@ -404,6 +414,7 @@ impl<P: Port> Core<P> {
                     }
                 }
             }
+            self.tell_ports();
         }
     }
 

@@ -14,6 +14,7 @@ pub mod commons;
 pub mod config;
 pub mod control;
 pub mod core;
+pub mod device;
 pub mod events;
 pub mod explain;
 pub mod identity;

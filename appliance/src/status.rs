@@ -109,6 +109,12 @@ pub struct PortStatus {
     pub lost_transmit: u64,
     /// Frames that the driver could not represent.
     pub malformed: u64,
+    /// Frames that the driver itself refused, by reason; part of what was refused in all.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
+    /// SYNs that the driver itself answered; part of all cookies.
+    #[serde(default)]
+    pub cookies: u64,
 }
 
 /// A listener.
@@ -310,14 +316,18 @@ impl Status {
             passed.absorb(&report.passed);
             events_lost += report.core.events_lost + report.events_lost;
         }
+        let ports = ports(config, reports);
         let shard = &sum.shard;
+        let mut refused = named(shard.reasons.iter().map(|(reason, count)| (reason.name(), count)));
+        for (name, count) in ports.iter().flat_map(|port| &port.refused) {
+            *refused.entry(name.clone()).or_default() += count;
+        }
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: uptime.as_secs(),
             mode: config.mode,
             poll: config.cores.poll,
-            ports: ports(config, reports),
             listeners: config.listeners.iter().map(|l| listener(config, l)).collect(),
             flows: Flows {
                 now: shard.flows,
@@ -340,13 +350,13 @@ impl Status {
             frames: Frames {
                 received: shard.frames_in,
                 sent: shard.frames_out,
-                cookies: shard.cookies_sent,
+                cookies: shard.cookies_sent + ports.iter().map(|port| port.cookies).sum::<u64>(),
                 resets: shard.resets_sent,
                 handed_over: shard.handed_over,
             },
             shards: (0..).zip(reports.iter().zip(pulses)).map(ShardStatus::of).collect(),
             refused: Refused {
-                dataplane: named(shard.reasons.iter().map(|(reason, count)| (reason.name(), count))),
+                dataplane: refused,
                 policy: named(sum.ended.iter().map(|(reason, count)| (reason.name(), count))),
             },
             memory: Memory {
@@ -362,6 +372,7 @@ impl Status {
                 peak: sum.work.peak,
             },
             events_lost,
+            ports,
         }
     }
 }
@@ -417,6 +428,8 @@ fn ports(config: &Config, reports: &[Option<Report>]) -> Vec<PortStatus> {
             lost_before: counted.lost_before,
             lost_transmit: counted.lost_transmit,
             malformed: counted.malformed,
+            refused: named(counted.refused.iter().map(|(reason, count)| (reason.name(), count))),
+            cookies: counted.cookies,
         })
     };
     config.ports.iter().enumerate().filter_map(port).collect()
@@ -533,7 +546,7 @@ impl PortStatus {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "port {}: {} ({}), {}, {}; {} in, {} out, {} lost",
+            "port {}: {} ({}), {}, {}; {} in, {} out, {} refused in the driver, {} lost",
             self.name,
             self.device,
             self.mode,
@@ -541,6 +554,7 @@ impl PortStatus {
             self.addresses.join(", "),
             self.received,
             self.transmitted,
+            self.refused.values().sum::<u64>(),
             self.lost_ring + self.lost_before + self.lost_transmit,
         )?;
         match self.conflicts.is_empty() {

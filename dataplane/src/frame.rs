@@ -35,6 +35,7 @@
 
 use std::os::fd::BorrowedFd;
 
+use crate::reason::Counters;
 use crate::wire::{FlowKey, Mac, Prefix};
 
 /// Largest number of frames in a [`Batch`].
@@ -250,6 +251,10 @@ pub struct PortStatistics {
     pub lost_transmit: u64,
     /// Frames that the driver could not represent.
     pub malformed: u64,
+    /// Frames that the driver itself refused before they were received, by reason.
+    pub refused: Counters,
+    /// SYNs that the driver itself answered with a cookie.
+    pub cookies: u64,
 }
 
 impl PortStatistics {
@@ -261,6 +266,10 @@ impl PortStatistics {
         self.lost_before += other.lost_before;
         self.lost_transmit += other.lost_transmit;
         self.malformed += other.malformed;
+        for (reason, count) in other.refused.iter() {
+            self.refused[reason] += count;
+        }
+        self.cookies += other.cookies;
     }
 }
 

@@ -101,6 +101,11 @@ reasons! {
     NoFlow = "no_flow",
     /// A SYN-ACK or reset that would be sent was held back by the cap per destination prefix.
     ReplyCap = "reply_cap",
+    /// A source prefix that is banned.
+    Denied = "denied",
+    /// A stranger's frame beyond the rate at which strangers are let through to the core. Frames of known flows are not
+    /// counted against it.
+    Policed = "policed",
 
     // Admission.
     /// The table of flows is full and nobody could be evicted.
@@ -148,7 +153,7 @@ reasons! {
 }
 
 /// One counter per [`Reason`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters([u64; Reason::ALL.len()]);
 
 impl Default for Counters {

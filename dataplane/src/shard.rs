@@ -6,10 +6,12 @@
 
 mod directory;
 mod exchange;
+mod listing;
 mod output;
 mod ports;
 mod strays;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use siphasher::sip::SipHasher24;
@@ -26,6 +28,8 @@ use crate::wire::{self, Address, Agreed, BuildRules, FlowKey, Kind, LinkId, Link
 
 use exchange::Member;
 pub use exchange::{Exchange, ExchangeConfig, Wake};
+pub use listing::Hint;
+use listing::{HINTS, Listed};
 use output::Output;
 use ports::PortChooser;
 pub use ports::ShardIndex;
@@ -292,8 +296,10 @@ pub struct Shard {
     ahead: Box<[Parsed]>,
     ports: PortChooser,
     exchange: Option<Member>,
-    /// Flows that the other shards can find, by slot of the flow table.
-    listed: Vec<Option<FlowKey>>,
+    /// Flows as others know them, by slot of the flow table.
+    listed: Vec<Option<Listed>>,
+    /// What the ports have not been told yet.
+    hints: VecDeque<Hint>,
     /// The frames at hand were handed over by another shard: they go no further.
     handed: bool,
     /// How many messages of neighbours are passed on.
@@ -329,7 +335,8 @@ impl Shard {
             engine: Engine::new(engine, seed(3).bytes32()),
             ahead: (0..AHEAD).map(|_| Parsed::default()).collect(),
             ports: PortChooser::new(config.index, seed(4).bytes16()),
-            listed: vec![None; if exchange.is_some() { flows } else { 0 }],
+            listed: vec![None; flows],
+            hints: VecDeque::with_capacity(HINTS),
             exchange,
             handed: false,
             sharing: Bucket::new(SHARED_PER_SECOND, SHARED_PER_SECOND / 4, now),
@@ -474,7 +481,7 @@ impl Shard {
         let id = self.engine.connect(now, key, to.link, hop)?;
         self.admission.opened(now, id, to.address, Standing::Reserved);
         self.remember(id, None);
-        self.list(id, key);
+        self.list(id, key, to.link);
         Ok(id)
     }
 
@@ -661,7 +668,7 @@ impl Shard {
         let id = self.engine.accept(now, key, link, packet.source_mac, agreed, listener)?;
         self.admission.opened(now, id, key.remote, Standing::Stranger);
         self.remember(id, Some(Accepted { id, key, iss: agreed.iss, stranger: true }));
-        self.list(id, key);
+        self.list(id, key, link);
         self.statistics.accepted += 1;
         Ok(id)
     }

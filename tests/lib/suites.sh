@@ -50,7 +50,24 @@ suite_lab() {
   tail -n 1 "$answer" | python3 tests/lib/lab_answer.py
 }
 
-suite kernel-peer "the Linux kernel as opponent over veth and TAP: bulk, loss, resets, stalls, tiny segments"
+suite bpf "the BPF programs compile to the objects that the port crate embeds"
+suite_bpf() {
+  need clang:clang
+  local built
+  case $(clang --version) in
+    "Debian clang version 14."*) ;;
+    *) skip "the objects are those of Debian clang 14, and here is $(clang --version | head -n 1)" ;;
+  esac
+  built=$(mktemp -d)
+  dataplane/port/bpf/build "$built" && cmp "$built/xdp.o" dataplane/port/bpf/xdp.o &&
+    cmp "$built/lanes.o" dataplane/port/bpf/lanes.o
+  local status=$?
+  rm -r "$built"
+  [ "$status" = 0 ] || echo "dataplane/port/bpf/build writes the embedded objects anew"
+  return "$status"
+}
+
+suite kernel-peer "the Linux kernel as opponent over veth (AF_PACKET, AF_XDP) and TAP: bulk, loss, resets, stalls, tiny segments"
 suite_kernel_peer() {
   need nft:nftables
   system kernel-peer
@@ -97,7 +114,7 @@ suite_port_valgrind() {
   # Tests of kernel ports run themselves again in a namespace, hence the children. The test that counts allocations
   # is left out: valgrind slows the harness into its counts.
   export "$runner=valgrind --quiet --trace-children=yes --trace-children-skip=*/ip --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite"
-  cargo_tests -p hedgerow-port --lib --test kernel
+  cargo_tests -p hedgerow-port --lib --test kernel --test xdp
 }
 
 suite image "the static program boots in QEMU and prints its version"

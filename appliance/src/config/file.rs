@@ -101,6 +101,8 @@ pub(super) struct Port {
     #[serde(default)]
     pub(super) vlan: Option<Spanned<i64>>,
     #[serde(default)]
+    pub(super) strangers_per_second: Option<Spanned<i64>>,
+    #[serde(default)]
     pub(super) share: Option<Spanned<Share>>,
 }
 

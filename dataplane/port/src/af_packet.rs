@@ -118,6 +118,14 @@ impl AfPacket {
 
     /// Opens the device. Needs `CAP_NET_RAW`.
     pub fn open(config: &AfPacketConfig) -> Result<Self, OpenError> {
+        Self::open_with(config, |_| Ok(()))
+    }
+
+    /// As [`AfPacket::open`], with a filter that `attach` puts on the socket before it receives anything.
+    pub(crate) fn open_with(
+        config: &AfPacketConfig,
+        attach: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+    ) -> Result<Self, OpenError> {
         let name = config.device.as_str();
         let fail =
             |operation| move |source: io::Error| Problem::system(operation, "CAP_NET_RAW", source).of(name);
@@ -132,6 +140,7 @@ impl AfPacket {
         let interface = rustix::net::netdevice::name_to_index(&socket, name)
             .map_err(|errno| fail("asking for the device")(errno.into()))?;
         let mtu = u16::try_from(facts.mtu).unwrap_or(u16::MAX);
+        attach(socket.as_fd()).map_err(fail("the filter of the socket"))?;
         let (ring, large) = prepare(socket.as_fd(), config, mtu).map_err(fail("the receive ring"))?;
         syscall::bind_packet(socket.as_fd(), interface, libc::ETH_P_ALL)
             .map_err(fail("binding to the device"))?;
@@ -160,6 +169,12 @@ impl AfPacket {
             lost_ring: Cell::new(0),
             down: false,
         })
+    }
+
+    /// Adds something to [`Abilities::mode`], for `status`.
+    pub fn note(&mut self, text: &str) {
+        self.abilities.mode += ", ";
+        self.abilities.mode += text;
     }
 
     /// The next frame that can be represented.
@@ -351,6 +366,12 @@ fn meta(header: &Header, len: usize, status: u32, tci: u16, tpid: u16) -> Option
         meta.vlan = Some(tci);
     }
     Some(meta)
+}
+
+impl AsFd for AfPacket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 fn bytes<'a>(ring: &'a Ring, pool: &'a HeapPool, frame: &Frame) -> &'a [u8] {

@@ -44,6 +44,26 @@ pub enum Problem {
         /// Why there are fewer, and what to do.
         why: &'static str,
     },
+    /// Another XDP program is attached to the device.
+    ProgramAttached,
+    /// Another process has the queue's sockets of AF_XDP.
+    QueueTaken(u32),
+    /// The device's queues are not as many as there are shards.
+    QueueCount {
+        /// Queues of the device.
+        device: usize,
+        /// Shards.
+        shards: usize,
+    },
+    /// The device takes 802.1Q tags out of the bytes, where no XDP program sees them.
+    TagsStripped,
+    /// Packets of the device do not fit the frames of AF_XDP.
+    MtuTooLarge {
+        /// Its MTU.
+        mtu: u32,
+        /// The largest one that fits.
+        most: u32,
+    },
     /// The operating system refused for another reason.
     System {
         /// What was being done.
@@ -67,8 +87,9 @@ impl fmt::Display for OpenError {
             Problem::NotEthernet(kind) => write!(f, "not an Ethernet device (link type {kind})"),
             Problem::NotPermitted { capability, operation } => write!(
                 f,
-                "{operation} needs {capability}: run as root, set AmbientCapabilities={capability} in the systemd unit, or \
+                "{operation} needs {capability}: run as root, set AmbientCapabilities={} in the systemd unit, or \
                  `setcap {}+ep` on the program",
+                capability.replace(',', " "),
                 capability.to_lowercase()
             ),
             Problem::Busy => {
@@ -88,6 +109,26 @@ impl fmt::Display for OpenError {
             }
             Problem::Queues { asked, why } => {
                 write!(f, "{asked} queues, one per shard, are not to be had: {why}")
+            }
+            Problem::ProgramAttached => write!(
+                f,
+                "another XDP program is attached, perhaps of another Hedgerow: `ip link show` and `bpftool link` name it"
+            ),
+            Problem::QueueTaken(queue) => {
+                write!(f, "another process has queue {queue} (`ss --xdp --processes` names it)")
+            }
+            Problem::QueueCount { device, shards } => write!(
+                f,
+                "it has {device} queues for {shards} shards, and each needs one: `ethtool -L {} combined {shards}`",
+                self.device
+            ),
+            Problem::TagsStripped => write!(
+                f,
+                "it takes VLAN tags out of frames before an XDP program sees them: `ethtool -K {} rxvlan off`",
+                self.device
+            ),
+            Problem::MtuTooLarge { mtu, most } => {
+                write!(f, "its MTU of {mtu} is too large for AF_XDP, which takes {most} at most")
             }
             Problem::System { operation, source } => write!(f, "{operation}: {source}"),
         }

@@ -1,6 +1,7 @@
 //! Ports for the Hedgerow dataplane: everything that calls the operating system, maps rings or needs `unsafe`.
 //!
 //! - [`af_packet`]: a network device of the kernel, through a packet socket with a mapped ring.
+//! - [`af_xdp`]: one whose frames an XDP program takes before the kernel does.
 //! - [`tap`]: the far end of a TAP device.
 //! - [`memory`]: two ends in one process, for benches, simulations and the lab.
 //! - [`sender`]: a way out only, for load generators.
@@ -12,7 +13,7 @@
 //!
 //! # Unsafe code
 //!
-//! Of the workspace's crates only this one has any, in `ring` and `syscall`; each block says why it is sound. The tests
+//! Of the workspace's crates only this one has any, in `mapping`, `ring`, `syscall`, `bpf` and `af_xdp`; each block says why it is sound. The tests
 //! also run under AddressSanitizer and valgrind, those against the kernel included:
 //!
 //! ```text
@@ -24,8 +25,13 @@
 //! ```
 
 pub mod af_packet;
+pub mod af_xdp;
+mod bpf;
 mod error;
+mod ethtool;
 pub mod faulty;
+mod lanes;
+mod mapping;
 pub mod memory;
 pub mod pcap;
 mod pool;
@@ -38,8 +44,10 @@ mod vnet;
 use hedgerow_dataplane::frame::Port;
 
 pub use af_packet::{AfPacket, AfPacketConfig};
+pub use af_xdp::{AfXdp, AfXdpConfig, Attach};
 pub use error::{OpenError, Problem};
 pub use faulty::{FaultCounts, Faults, Faulty};
+pub use lanes::{LaneLimits, Ours};
 pub use memory::{Memory, MemoryConfig};
 pub use pcap::{Pcap, PcapCounts, PcapLimits};
 pub use sender::PacketSender;

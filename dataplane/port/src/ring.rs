@@ -5,42 +5,13 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hedgerow_dataplane::frame::Frame;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use crate::mapping::Mapping;
 use crate::syscall;
 use crate::vnet;
-
-/// Memory shared with the kernel, unmapped when dropped.
-struct Mapping {
-    start: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: the mapping is process-wide memory with one owner; nothing about it belongs to the thread that made it.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    fn new(socket: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
-        let start = unsafe {
-            mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, socket, 0)?
-        };
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Mapping { start, len })
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range is the one that `mmap` returned, it is unmapped once, and every slice of it was borrowed from
-        // the ring that owns this mapping. Failure would only leave it mapped.
-        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
-    }
-}
 
 /// How the ring is cut: `blocks` pieces of contiguous kernel memory with `per_block` slots each.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +72,7 @@ impl Ring {
     pub(crate) fn new(socket: BorrowedFd<'_>, layout: Layout) -> io::Result<Self> {
         let request = [layout.block_bytes as u32, layout.blocks, layout.slot_bytes as u32, layout.slots()];
         syscall::set_option(socket, libc::SOL_PACKET, libc::PACKET_RX_RING, &request)?;
-        let map = Mapping::new(socket, layout.block_bytes * layout.blocks as usize)?;
+        let map = Mapping::of(socket, layout.block_bytes * layout.blocks as usize, 0)?;
         Ok(Ring { map, layout, next: 0, held: vec![false; layout.slots() as usize] })
     }
 
@@ -197,7 +168,7 @@ impl Ring {
     fn slot(&self, slot: u32) -> *mut u8 {
         debug_assert!(slot < self.slots());
         // SAFETY: callers pass slots of the ring; the layout puts each of them within the mapping.
-        unsafe { self.map.start.as_ptr().add(self.layout.offset(slot)) }
+        unsafe { self.map.start().add(self.layout.offset(slot)) }
     }
 
     fn status(&self, slot: u32) -> &AtomicU32 {

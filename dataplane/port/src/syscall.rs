@@ -69,6 +69,62 @@ pub(crate) fn join_fanout(socket: BorrowedFd<'_>, group: Option<u32>) -> io::Res
     option(socket, libc::SOL_PACKET, PACKET_FANOUT)
 }
 
+/// An instruction of a classic BPF filter (`struct sock_filter`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, NoUninit)]
+pub(crate) struct Filter {
+    code: u16,
+    if_true: u8,
+    if_false: u8,
+    value: u32,
+}
+
+impl Filter {
+    const fn new(code: u32, value: u32, if_true: u8, if_false: u8) -> Self {
+        Filter { code: code as u16, if_true, if_false, value }
+    }
+
+    pub(crate) const fn load_half(at: u32) -> Self {
+        Filter::new(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, at, 0, 0)
+    }
+
+    pub(crate) const fn load_byte(at: u32) -> Self {
+        Filter::new(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, at, 0, 0)
+    }
+
+    /// Skips `if_true` or `if_false` instructions, as for all jumps.
+    pub(crate) const fn jump_if_equal(value: u32, if_true: u8, if_false: u8) -> Self {
+        Filter::new(libc::BPF_JMP | libc::BPF_JEQ, value, if_true, if_false)
+    }
+
+    pub(crate) const fn jump_if_at_least(value: u32, if_true: u8, if_false: u8) -> Self {
+        Filter::new(libc::BPF_JMP | libc::BPF_JGE, value, if_true, if_false)
+    }
+
+    pub(crate) const fn jump_if_above(value: u32, if_true: u8, if_false: u8) -> Self {
+        Filter::new(libc::BPF_JMP | libc::BPF_JGT, value, if_true, if_false)
+    }
+
+    /// Keeps so many bytes of the frame; zero: drops it.
+    pub(crate) const fn give(bytes: u32) -> Self {
+        Filter::new(libc::BPF_RET, bytes, 0, 0)
+    }
+}
+
+/// Puts a filter on a socket.
+pub(crate) fn attach_filter(socket: BorrowedFd<'_>, filter: &[Filter]) -> io::Result<()> {
+    // `Filter` has the layout of `sock_filter`; the kernel only reads.
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut().cast() };
+    // SAFETY: pointer and length describe `program`, which points at as many instructions as it says; the kernel reads both
+    // during the call.
+    let result = unsafe {
+        let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
+        let value = std::ptr::from_ref(&program).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, value, length)
+    };
+    check(result as isize).map(drop)
+}
+
 /// `struct ifreq`: a name, and a union of which the largest member has 24 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -93,8 +149,8 @@ impl InterfaceRequest {
     }
 
     fn call(&mut self, fd: BorrowedFd<'_>, request: libc::c_ulong) -> io::Result<()> {
-        // SAFETY: only requests that read and write one `struct ifreq` are passed in (see the callers below); `self` has
-        // its size, any bytes are valid in it, and the kernel uses it only during the call.
+        // SAFETY: only requests that read and write one `struct ifreq` are passed in (see the callers below), and one that
+        // follows a pointer in it to memory that `ethtool` has made large enough; `self` has its size, any bytes are valid in it, and the kernel uses it only during the call.
         let result = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, std::ptr::from_mut(self)) };
         check(result as isize).map(drop)
     }
@@ -122,6 +178,22 @@ pub(crate) fn interface(socket: BorrowedFd<'_>, name: &str) -> io::Result<Interf
         kind: u16::from_ne_bytes([k0, k1]),
         mtu: u32::from_ne_bytes([m0, m1, m2, m3]),
     })
+}
+
+/// Asks a device's driver something (`ethtool_ioctl`); `question` begins with the number of a request whose structure is
+/// of fixed length, and becomes the answer.
+pub(crate) fn ethtool<T: Pod>(socket: BorrowedFd<'_>, name: &str, question: &mut T) -> io::Result<()> {
+    /// `SIOCETHTOOL`.
+    const ETHTOOL: libc::c_ulong = 0x8946;
+    // More than any structure of fixed length has, so that the kernel stays within whatever `T` is.
+    let mut space = [0u64; 128];
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut space);
+    bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(question));
+    let mut request = InterfaceRequest::new(name)?;
+    request.data[..8].copy_from_slice(&(bytes.as_mut_ptr() as u64).to_ne_bytes());
+    request.call(socket, ETHTOOL)?;
+    bytemuck::bytes_of_mut(question).copy_from_slice(&bytes[..size_of::<T>()]);
+    Ok(())
 }
 
 /// Whether an interface is administratively up.

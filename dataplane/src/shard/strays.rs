@@ -1,6 +1,6 @@
 //! Frames at the wrong shard: found out by the flow that they belong to, passed on once, taken in by their owner.
 
-use super::{FlowId, Shard};
+use super::Shard;
 use crate::Reason;
 use crate::frame::{Batch, Checksum, Meta, Pool};
 use crate::time::Instant;
@@ -88,22 +88,6 @@ impl Shard {
                 self.statistics.reasons[Reason::HandoverFull] += full;
             }
             false => self.statistics.reasons.count(Reason::LinkRate),
-        }
-    }
-
-    /// Lets the other shards find a flow.
-    pub(super) fn list(&mut self, id: FlowId, key: FlowKey) {
-        if let (Some(member), Some(place)) = (&self.exchange, self.listed.get_mut(id.slot as usize)) {
-            *place = Some(key);
-            member.opened(&key);
-        }
-    }
-
-    /// The flow is gone.
-    pub(super) fn strike(&mut self, id: FlowId) {
-        let key = self.listed.get_mut(id.slot as usize).and_then(Option::take);
-        if let (Some(member), Some(key)) = (&self.exchange, key) {
-            member.closed(&key);
         }
     }
 }

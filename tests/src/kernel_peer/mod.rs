@@ -1,7 +1,7 @@
 //! The Linux kernel as opponent: two kernel sockets in two namespaces whose every byte passes the appliance's own TCP
 //! stack, through a `tcp` listener.
 //!
-//! Rounds differ in the devices (veth, TAP), the address family and the loss that nftables makes; all keep the kernel's
+//! Rounds differ in the devices (veth with AF_PACKET and with AF_XDP, TAP), the address family and the loss that nftables makes; all keep the kernel's
 //! default offloads, so partial checksums and super-frames are the rule. Nothing is timed but the whole.
 
 pub mod cases;
@@ -30,6 +30,10 @@ const ROUNDS: &[Round] = &[
     Round { name: "veth", ..ROUND },
     Round { name: "veth-ipv6", family: Family::V6, ..ROUND },
     Round { name: "veth-loss", loss: 2, ..ROUND },
+    Round { name: "xdp", devices: Devices::Xdp, ..ROUND },
+    Round { name: "xdp-ipv6", devices: Devices::Xdp, family: Family::V6, ..ROUND },
+    Round { name: "xdp-loss", devices: Devices::Xdp, loss: 2, ..ROUND },
+    Round { name: "xdp-shared", devices: Devices::Xdp, shared: true, ..ROUND },
     Round { name: "tap", devices: Devices::Tap, ..ROUND },
     // The kernel hands out by a hash that knows nothing of the shards: every other answer of the server is a stray.
     Round { name: "veth-shards", shards: 2, ..ROUND },
@@ -47,6 +51,10 @@ pub fn run(report: &mut Report) {
         }
         if round.devices == Devices::Tap && !wires::tap_is_possible() {
             report.skip(round.name, "/dev/net/tun cannot be opened here");
+            continue;
+        }
+        if round.devices == Devices::Xdp && !wires::xdp_is_possible() {
+            report.skip(round.name, "this user may load no XDP program");
             continue;
         }
         match Wires::new(round) {

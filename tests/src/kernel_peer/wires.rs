@@ -22,6 +22,8 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 pub enum Devices {
     /// veth pairs, read with AF_PACKET.
     Veth,
+    /// veth pairs, read with AF_XDP.
+    Xdp,
     /// TAP devices of the appliance, whose kernel ends move into the peers' namespaces.
     Tap,
 }
@@ -67,10 +69,10 @@ impl Wires {
             (Namespace::new("outer")?, Namespace::new("box")?, Namespace::new("inner")?);
         let prefix = if devices == Devices::Tap { "tap-" } else { "veth-" };
         let ports = [
-            port("public", prefix, "10.1.0.1/24", "fd01::1/64"),
-            port("private", prefix, "10.2.0.1/24", "fd02::1/64"),
+            port("public", prefix, devices.driver(), "10.1.0.1/24", "fd01::1/64"),
+            port("private", prefix, devices.driver(), "10.2.0.1/24", "fd02::1/64"),
         ];
-        if devices == Devices::Veth {
+        if devices != Devices::Tap {
             outer.veth("wan", &boxed, &ports[0].device)?;
             inner.veth("lan", &boxed, &ports[1].device)?;
         }
@@ -198,11 +200,21 @@ fn prepare(stream: TcpStream) -> Outcome<TcpStream> {
     Ok(stream)
 }
 
-fn port(name: &'static str, prefix: &str, v4: &str, v6: &str) -> PortSetup {
+impl Devices {
+    fn driver(self) -> &'static str {
+        match self {
+            Devices::Veth => "af-packet",
+            Devices::Xdp => "af-xdp",
+            Devices::Tap => "tap",
+        }
+    }
+}
+
+fn port(name: &'static str, prefix: &str, driver: &'static str, v4: &str, v6: &str) -> PortSetup {
     PortSetup {
         name,
         device: format!("{prefix}{name}"),
-        driver: if prefix == "tap-" { "tap" } else { "af-packet" },
+        driver,
         addresses: vec![v4.to_owned(), v6.to_owned()],
     }
 }
@@ -239,6 +251,13 @@ fn lose(namespace: &Namespace, device: &str, percent: u32) -> Outcome {
         )
     };
     namespace.nftables(&format!("table netdev loss {{\n{}{}}}", chain("egress"), chain("ingress")))
+}
+
+/// Whether this user may load XDP programs: what `CAP_BPF` of the first user namespace is for, and root of a further one has
+/// not.
+pub fn xdp_is_possible() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    rustix::process::geteuid().is_root() && map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// Whether TAP devices can be made here.

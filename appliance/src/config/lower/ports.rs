@@ -79,6 +79,7 @@ impl Lowering<'_> {
             ));
         }
         let vlan = file.vlan.as_ref().map(|vlan| self.number(Some(vlan), 1..=4_094, 1));
+        let strangers = self.number(file.strangers_per_second.as_ref(), 0..=100_000_000, 0);
         Port {
             name: name.to_owned(),
             device: file.device.get_ref().clone(),
@@ -88,6 +89,7 @@ impl Lowering<'_> {
             routes: file.routes.iter().map(|r| (r.get_ref().to.0, r.get_ref().via.get_ref().0)).collect(),
             mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
             vlan: vlan.and_then(|vlan| u16::try_from(vlan).ok()),
+            strangers_per_second: u32::try_from(strangers).unwrap_or(0),
             share: file.share.as_ref().map(|share| *share.get_ref()).unwrap_or_default(),
         }
     }
@@ -107,7 +109,7 @@ impl Lowering<'_> {
             let mut wrong = |title: &str, expected: &str| {
                 self.error(Diagnostic::error(span.clone(), title, expected));
             };
-            if port.driver_name() == "tap" {
+            if port.is_tap() {
                 wrong(
                     "the far end of a TAP device has no addresses of the kernel's",
                     "expected another device, or no `share`",

@@ -1,0 +1,117 @@
+//! From a port of the configuration to an opened driver: which one, and what of the device's traffic is ours.
+
+use hedgerow_dataplane::frame::Port;
+use hedgerow_dataplane::wire::Address;
+use hedgerow_port::{
+    AfPacket, AfPacketConfig, AfXdp, AfXdpConfig, LaneLimits, OpenError, Ours, Problem, Tap, TapConfig,
+};
+
+use crate::config::{Config, Driver, Share};
+
+/// An opened port.
+pub type Device = Box<dyn Port + Send>;
+
+/// Opens the port at place `index` of the configuration, once for each of `count` shards.
+///
+/// # Errors
+/// What the driver says. With `driver = "auto"` a device that cannot serve AF_XDP is opened with AF_PACKET, whose mode then
+/// says why; but not one that another program has, which would fight with us over every frame.
+pub fn open(config: &Config, index: usize, count: usize) -> Result<Vec<Device>, OpenError> {
+    let port = &config.ports[index];
+    match port.driver {
+        _ if port.is_tap() => Tap::open_queues(&TapConfig::new(&port.device), count).map(boxed),
+        Driver::AfPacket => AfPacket::open_queues(&AfPacketConfig::new(&port.device), count).map(boxed),
+        Driver::AfXdp => AfXdp::open_queues(&af_xdp(config, index), count).map(boxed),
+        Driver::Auto | Driver::Tap => match AfXdp::open_queues(&af_xdp(config, index), count) {
+            Ok(ports) => Ok(boxed(ports)),
+            Err(error) if matches!(error.problem, Problem::ProgramAttached | Problem::QueueTaken(_)) => {
+                Err(error)
+            }
+            Err(error) => {
+                let mut ports = AfPacket::open_queues(&AfPacketConfig::new(&port.device), count)?;
+                tracing::info!(port = port.name, "AF_PACKET instead of AF_XDP: {error}");
+                for port in &mut ports {
+                    port.note(&format!("no af-xdp: {error}"));
+                }
+                Ok(boxed(ports))
+            }
+        },
+    }
+}
+
+fn boxed<P: Port + Send + 'static>(ports: Vec<P>) -> Vec<Device> {
+    ports.into_iter().map(|port| Box::new(port) as Device).collect()
+}
+
+fn af_xdp(config: &Config, index: usize) -> AfXdpConfig {
+    let port = &config.ports[index];
+    AfXdpConfig {
+        vlan: port.vlan,
+        limits: LaneLimits {
+            flows: u32::try_from(config.limits.flows).unwrap_or(u32::MAX),
+            strangers_per_second: port.strangers_per_second,
+            ..LaneLimits::default()
+        },
+        ..AfXdpConfig::new(&port.device, ours(config, index))
+    }
+}
+
+/// What of a port's traffic is ours: its addresses, or its listeners' ports where the kernel has the addresses too, and what
+/// nodes send to peers whose addresses they see.
+fn ours(config: &Config, index: usize) -> Ours {
+    let own = || config.ports[index].addresses.iter().map(|own| own.address);
+    let shared = config.ports[index].share == Share::Listeners;
+    let listeners = config.listeners.iter().filter(|listener| shared && listener.port == index);
+    let ports = listeners.flat_map(|listener| {
+        let served = own().filter(|own| listener.address.is_none_or(|wanted| wanted == *own));
+        served.map(|address| (Address::from(address), listener.local_port))
+    });
+    let nodes = config.pools.iter().filter(|pool| pool.source.is_transparent()).flat_map(|pool| &pool.nodes);
+    let nodes = nodes.filter(|node| node.port == index);
+    Ours {
+        addresses: own().filter(|_| !shared).map(Address::from).collect(),
+        ports: ports.collect(),
+        sources: nodes.map(|node| (Address::from(node.address.ip()), node.address.port())).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+version = 1
+[port.a]
+device = "eth0"
+driver = "af-xdp"
+address = ["10.1.0.1/24"]
+[port.b]
+device = "tap9"
+address = ["10.2.0.1/24", "fd02::1/64"]
+strangers_per_second = 1000
+[[listener]]
+name = "relay"
+port = "a"
+local_port = 5000
+protocol = "tcp"
+pool = "nodes"
+[pool.nodes]
+nodes = ["n=10.2.0.5:8444"]
+source = "transparent"
+"#;
+
+    #[test]
+    fn ours_are_the_ports_addresses_and_what_nodes_send_to_peers() {
+        let (config, _) = Config::parse("test", TEXT).unwrap_or_else(|r| panic!("{}", r.render(false)));
+        let address = |text: &str| Address::from(text.parse::<std::net::IpAddr>().unwrap());
+        assert_eq!(ours(&config, 0), Ours { addresses: vec![address("10.1.0.1")], ..Ours::default() });
+        let private = ours(&config, 1);
+        assert_eq!(private.addresses, [address("10.2.0.1"), address("fd02::1")]);
+        assert_eq!(private.sources, [(address("10.2.0.5"), 8444)]);
+        assert!(!config.ports[0].is_tap() && config.ports[1].is_tap());
+        assert_eq!(af_xdp(&config, 1).limits.strangers_per_second, 1_000);
+        let shared = TEXT.replace("\"af-xdp\"", "\"af-xdp\"\nshare = \"listeners\"");
+        let (config, _) = Config::parse("test", &shared).unwrap_or_else(|r| panic!("{}", r.render(false)));
+        assert_eq!(ours(&config, 0), Ours { ports: vec![(address("10.1.0.1"), 5000)], ..Ours::default() });
+    }
+}
