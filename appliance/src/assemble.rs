@@ -113,6 +113,7 @@ pub fn core(
                 handshakes_in_flight: limits.handshakes_in_flight.div_ceil(shards),
                 handshake_longest: limits.handshake_timeout,
                 handshake_shortest: limits.handshake_timeout.min(Duration::from_secs(3)),
+                ..admit::Limits::default()
             },
             engine: EngineConfig {
                 flows: flows(config, place.shards),

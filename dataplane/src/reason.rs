@@ -85,6 +85,9 @@ reasons! {
     HandoverFull = "handover_full",
 
     // Screen.
+    /// The source is banned, by itself or by its prefix: `hedgerow bans list` tells why and how long. Frames of strangers from
+    /// there are dropped without an answer, and its connections are closed when the ban is set, unless `bans.close` is off.
+    Banned = "banned",
     /// A destination port that no listener holds.
     NoListener = "no_listener",
     /// A segment without a flow whose acknowledgement is none of our cookies.
@@ -114,12 +117,20 @@ reasons! {
     SourceQuota = "source_quota",
     /// The source prefix holds as many flows as it may.
     PrefixQuota = "prefix_quota",
+    /// The listener's peers hold as many flows as they may.
+    ListenerQuota = "listener_quota",
+    /// The source, its prefix, or all sources together have begun as many sessions lately as they may.
+    SessionRate = "session_rate",
     /// Too many handshakes are in flight and none could be evicted.
     HandshakeQuota = "handshake_quota",
     /// Buffer memory is used up.
     BufferQuota = "buffer_quota",
     /// Evicted before its handshake finished: the table or the quota was full and its prefix was the fullest.
     Evicted = "evicted",
+    /// Ended to make room for a newcomer after its own handshake was finished: all slots were taken, and it was the youngest
+    /// of the largest prefix, neither a friend nor long-lived nor useful. Where the newcomer's own prefix was the largest, it
+    /// is the newcomer that was turned away.
+    Outranked = "outranked",
     /// The handshake was not finished before its deadline, which shrinks as the table fills.
     HandshakeTimeout = "handshake_timeout",
 

@@ -17,14 +17,16 @@ use std::sync::Arc;
 use siphasher::sip::SipHasher24;
 
 use crate::Reason;
-use crate::admit::{self, Admission};
+use crate::admit::{self, Admission, Census};
 use crate::frame::{Abilities, BATCH, Batch, Frame, Meta, Pool};
 use crate::link::{self, Bucket, Hop, IcmpErrorKind, Link, LinkConfig};
 use crate::reason::Counters;
-use crate::screen::{self, Listeners, Master, Screen, ScreenConfig};
+use crate::screen::{self, DenyList, Listeners, Master, Screen, ScreenConfig};
 use crate::tcp::{Engine, EngineConfig, Flow, KeyHash, LinkSettings, PathError, Waiting};
 use crate::time::Instant;
-use crate::wire::{self, Address, Agreed, BuildRules, FlowKey, Kind, LinkId, LinkRules, Packet, Seq};
+use crate::wire::{
+    self, Address, Agreed, BuildRules, FlowKey, Kind, LinkId, LinkRules, Packet, PrefixSet, Seq,
+};
 
 use exchange::Member;
 pub use exchange::{Exchange, ExchangeConfig, Wake};
@@ -202,7 +204,13 @@ pub struct Statistics {
     pub flows_peak: usize,
     /// Flows whose peer has proved nothing but its address.
     pub strangers: usize,
-    /// Buffer memory that those hold, in bytes.
+    /// Flows whose peer finished its handshake and is no friend.
+    pub settled: usize,
+    /// Those of them that are protected from eviction by their age.
+    pub long_lived: usize,
+    /// Those of them that are protected from eviction by their usefulness.
+    pub useful: usize,
+    /// Buffer memory that strangers hold, in bytes.
     pub stranger_bytes: usize,
     /// Buffer memory in use by all flows, in bytes.
     pub buffer_bytes: usize,
@@ -227,6 +235,9 @@ impl Statistics {
         self.flows += other.flows;
         self.flows_peak += other.flows_peak;
         self.strangers += other.strangers;
+        self.settled += other.settled;
+        self.long_lived += other.long_lived;
+        self.useful += other.useful;
         self.stranger_bytes += other.stranger_bytes;
         self.buffer_bytes += other.buffer_bytes;
         self.buffer_bytes_peak += other.buffer_bytes_peak;
@@ -271,6 +282,9 @@ impl Default for Parsed {
 /// Messages of neighbours that a shard passes on to the others each second.
 const SHARED_PER_SECOND: u32 = 1_000;
 
+/// Slots of the flow table that are held against a new deny list at a time.
+const SWEEP: usize = 1_024;
+
 /// What becomes of a received frame.
 enum Verdict {
     /// Its first bytes are the reply.
@@ -289,6 +303,9 @@ pub struct Shard {
     listeners: Listeners,
     screen: Screen,
     admission: Admission,
+    deny: Arc<DenyList>,
+    /// The next slot of the flow table to be held against a new deny list.
+    sweep: Option<usize>,
     engine: Engine,
     /// By slot of the flow table; `None` for flows that we opened.
     accepted: Vec<Option<Accepted>>,
@@ -296,6 +313,8 @@ pub struct Shard {
     ahead: Box<[Parsed]>,
     ports: PortChooser,
     exchange: Option<Member>,
+    /// This shard's number.
+    index: u16,
     /// Flows as others know them, by slot of the flow table.
     listed: Vec<Option<Listed>>,
     /// What the ports have not been told yet.
@@ -321,6 +340,10 @@ impl Shard {
             Some(member) => Seed::new(member.seed(), 0x80 | n),
             None => seed(0x80 | n),
         };
+        let census = match &exchange {
+            Some(member) => member.census(),
+            None => Census::new(1, engine.flows, seed(5).bytes16()),
+        };
         let speaks = config.index.index == 0;
         let flows = engine.flows;
         Shard {
@@ -330,7 +353,9 @@ impl Shard {
                 .collect(),
             listeners: Listeners::new(&config.listeners),
             screen: Screen::new(config.screen, config.cookie_secret.clone(), seed(1).bytes16()),
-            admission: Admission::new(config.admit, engine.flows, seed(2).bytes16()),
+            admission: Admission::new(config.admit, engine.flows, seed(2).bytes16(), census),
+            deny: Arc::default(),
+            sweep: None,
             accepted: vec![None; engine.flows],
             engine: Engine::new(engine, seed(3).bytes32()),
             ahead: (0..AHEAD).map(|_| Parsed::default()).collect(),
@@ -338,6 +363,7 @@ impl Shard {
             listed: vec![None; flows],
             hints: VecDeque::with_capacity(HINTS),
             exchange,
+            index: config.index.index,
             handed: false,
             sharing: Bucket::new(SHARED_PER_SECOND, SHARED_PER_SECOND / 4, now),
             statistics: Statistics::default(),
@@ -424,7 +450,8 @@ impl Shard {
     /// When [`Shard::advance`] wants to be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         let links = self.links.iter().filter_map(|attached| attached.link.deadline());
-        links.chain(self.engine.deadline()).chain(self.admission.deadline()).min()
+        let sweep = self.sweep.map(|_| Instant::ZERO);
+        links.chain(self.engine.deadline()).chain(self.admission.deadline()).chain(sweep).min()
     }
 
     /// Whether [`Shard::transmit`] may have something to write, whatever the time.
@@ -438,6 +465,7 @@ impl Shard {
         while let Some(late) = self.admission.expired(now) {
             self.engine.evict(late, Reason::HandshakeTimeout);
         }
+        self.enforce();
     }
 
     /// The next event.
@@ -449,6 +477,31 @@ impl Shard {
             _ => {}
         }
         Some(event)
+    }
+
+    /// Refuses strangers from these prefixes from now on. With `close` the flows of peers who come from there are ended too,
+    /// some at each [`Shard::advance`]; never those of friends, nor connections that we opened.
+    pub fn set_deny(&mut self, list: Arc<DenyList>, close: bool) {
+        self.sweep = (close && !list.is_empty()).then_some(0);
+        self.deny = list;
+    }
+
+    /// Says from where friends come from now on: no quota, no ban and no eviction concerns them.
+    pub fn set_friends(&mut self, friends: Arc<PrefixSet>) {
+        self.admission.set_friends(friends);
+    }
+
+    /// Ends flows of denied sources, as far as the deny list is new to them.
+    fn enforce(&mut self) {
+        let Some(from) = self.sweep else { return };
+        let until = (from + SWEEP).min(self.accepted.len());
+        for accepted in self.accepted[from..until].iter().flatten() {
+            let source = accepted.key.remote;
+            if self.deny.covers(source) && !self.admission.is_friend(source) {
+                self.engine.evict(accepted.id, Reason::Banned);
+            }
+        }
+        self.sweep = (until < self.accepted.len()).then_some(until);
     }
 
     /// Opens a connection. [`Event::Connected`] or [`Event::Closed`] tells how it went.
@@ -479,7 +532,7 @@ impl Shard {
             self.engine.evict(victim, Reason::Evicted);
         }
         let id = self.engine.connect(now, key, to.link, hop)?;
-        self.admission.opened(now, id, to.address, Standing::Reserved);
+        self.admission.opened(now, id, to.address, None, Standing::Reserved);
         self.remember(id, None);
         self.list(id, key, to.link);
         Ok(id)
@@ -491,16 +544,33 @@ impl Shard {
     }
 
     /// Changes what admission, eviction and the receive window think of a flow. From [`Standing::Proven`] on it has no
-    /// handshake deadline.
-    pub fn standing(&mut self, id: FlowId, standing: Standing) {
+    /// handshake deadline; a friend's is [`Standing::Reserved`]. Where all slots are taken another flow ends for it, or the
+    /// flow itself ([`Reason::Outranked`]).
+    pub fn standing(&mut self, now: Instant, id: FlowId, standing: Standing) {
         let Some(Some(accepted)) = self.accepted.get_mut(id.slot as usize) else { return };
-        if accepted.id == id {
-            accepted.stranger = standing == Standing::Stranger;
-            self.admission.standing(id, standing);
-            if let Some(mut flow) = self.engine.flow(id) {
-                flow.set_standing(standing);
-            }
+        if accepted.id != id {
+            return;
         }
+        let friend = self.admission.is_friend(accepted.key.remote) && standing == Standing::Proven;
+        let standing = if friend { Standing::Reserved } else { standing };
+        accepted.stranger = standing == Standing::Stranger;
+        if let Some(mut flow) = self.engine.flow(id) {
+            flow.set_standing(standing);
+        }
+        if let Some(victim) = self.admission.standing(now, id, standing) {
+            self.engine.evict(victim, Reason::Outranked);
+        }
+    }
+
+    /// Gives a peer points for what it is useful for: what it was first to bring, quick answers. They halve every hour, and
+    /// those with the most keep their flow when others have to go.
+    pub fn credit(&mut self, now: Instant, id: FlowId, points: u32) {
+        self.admission.credit(now, id, points);
+    }
+
+    /// Notes that a peer has earned a record: room is kept for its address when it comes again.
+    pub fn commend(&mut self, id: FlowId) {
+        self.admission.remember(id);
     }
 
     /// What the shard counted, and what it holds now.
@@ -515,6 +585,7 @@ impl Shard {
         statistics.flows = engine.flows;
         statistics.flows_peak = engine.flows_peak;
         statistics.strangers = self.admission.strangers() as usize;
+        (statistics.settled, statistics.long_lived, statistics.useful) = self.admission.settled();
         statistics.stranger_bytes = self.strangers().map(|(_, bytes)| bytes).sum();
         statistics.buffer_bytes = engine.blocks_used * crate::tcp::BLOCK;
         statistics.buffer_bytes_peak = engine.blocks_peak * crate::tcp::BLOCK;
@@ -584,8 +655,19 @@ impl Shard {
         }
     }
 
+    /// Whether a message that is not TCP comes from a denied source. Neighbours are never cut off: a gateway may be one.
+    fn denies(&self, packet: &Packet) -> bool {
+        let routed =
+            packet.kind == Kind::Icmpv4 || packet.kind == Kind::Icmpv6 && packet.hop_limit != u8::MAX;
+        let source = packet.key.remote;
+        routed && self.deny.refuses(source, self.index) && !self.admission.is_friend(source)
+    }
+
     /// ARP, ICMP and ICMPv6.
     fn neighbourly(&mut self, now: Instant, link: LinkId, packet: &Packet, bytes: &mut [u8]) -> Verdict {
+        if self.denies(packet) {
+            return Verdict::Drop(Reason::Banned);
+        }
         match self.links[usize::from(link.0)].link.ingest(now, packet, bytes) {
             // The shard that it came to answers.
             link::Answer::Reply(_) if self.handed => Verdict::Done,
@@ -617,6 +699,9 @@ impl Shard {
         pool: &mut P,
         frame: &mut Frame,
     ) -> Verdict {
+        if self.deny.refuses(packet.key.remote, self.index) && !self.admission.is_friend(packet.key.remote) {
+            return Verdict::Drop(Reason::Banned);
+        }
         let attached = &self.links[usize::from(link.0)];
         if !attached.link.usable(packet.key.local) {
             return Verdict::Drop(Reason::NotOurs);
@@ -662,11 +747,11 @@ impl Shard {
         agreed: &Agreed,
     ) -> Result<FlowId, Reason> {
         let key = packet.key;
-        if let Some(victim) = self.admission.admit(key.remote, self.engine.buffers_short())? {
+        if let Some(victim) = self.admission.admit(now, key.remote, listener, self.engine.buffers_short())? {
             self.engine.evict(victim, Reason::Evicted);
         }
         let id = self.engine.accept(now, key, link, packet.source_mac, agreed, listener)?;
-        self.admission.opened(now, id, key.remote, Standing::Stranger);
+        self.admission.opened(now, id, key.remote, Some(listener), Standing::Stranger);
         self.remember(id, Some(Accepted { id, key, iss: agreed.iss, stranger: true }));
         self.list(id, key, link);
         self.statistics.accepted += 1;
@@ -682,7 +767,7 @@ impl Shard {
     /// A flow is gone: its quota is free, and its cookie is spent.
     fn forget(&mut self, now: Instant, id: FlowId, reason: Reason) {
         self.statistics.reasons.count(reason);
-        self.admission.closed(id);
+        self.admission.closed(now, id);
         self.strike(id);
         let Some(place) = self.accepted.get_mut(id.slot as usize) else { return };
         if let Some(accepted) = place.filter(|accepted| accepted.id == id) {

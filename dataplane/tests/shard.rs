@@ -1,6 +1,7 @@
 //! A shard with a public and a private link, driven from outside: a peer and a node are shards of their own on the other
 //! ends of the wires.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -8,12 +9,12 @@ use proptest::prelude::*;
 use hedgerow_dataplane::admit::Limits;
 use hedgerow_dataplane::frame::{Abilities, Batch, Checksum, Frame, Meta, Pool};
 use hedgerow_dataplane::link::{Claiming, LinkConfig, Prefix};
-use hedgerow_dataplane::screen::{Master, ScreenConfig};
+use hedgerow_dataplane::screen::{DenyList, Master, ScreenConfig};
 use hedgerow_dataplane::shard::{
     Accept, Config, Event, FlowId, Listener, Shard, ShardIndex, ShardLink, Source, Standing, Target,
 };
 use hedgerow_dataplane::tcp::EngineConfig;
-use hedgerow_dataplane::wire::{self, Address, LinkId, LinkRules, Mac, Segment};
+use hedgerow_dataplane::wire::{self, Address, LinkId, LinkRules, Mac, PrefixSet, Segment};
 use hedgerow_dataplane::{Instant, Reason};
 
 const PUBLIC: LinkId = LinkId(0);
@@ -222,8 +223,60 @@ fn the_window_of_a_proven_peer_is_not_a_strangers() {
         last(&world.sent[0], PEER, |segment| u32::from(segment.window) << 8).expect("an ACK")
     };
     assert!(say(&mut world) <= 18 << 10);
-    world.shard.shard.standing(id, Standing::Proven);
+    world.shard.shard.standing(world.now, id, Standing::Proven);
     assert!(say(&mut world) > 63 << 10);
+}
+
+/// The networks of the world's peer and of its node.
+fn deny() -> Arc<DenyList> {
+    Arc::new(DenyList::new(["192.0.2.0/24", "10.0.0.0/24"].map(|text| text.parse().expect("a prefix")), 1))
+}
+
+fn closed(world: &World, id: FlowId) -> Option<Reason> {
+    world.shard.events.iter().find_map(|event| match event {
+        Event::Closed(closed, reason) if *closed == id => Some(*reason),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_ban_ends_the_flows_of_peers_but_none_of_ours() {
+    let mut world = World::new();
+    let (id, _) = world.accepted();
+    let node = world.dial(Source::Own).expect("room");
+    world.run(Duration::from_millis(20));
+    world.shard.shard.standing(world.now, id, Standing::Proven);
+    world.shard.shard.set_deny(deny(), true);
+    world.run(Duration::from_millis(20));
+    assert_eq!(closed(&world, id), Some(Reason::Banned));
+    assert!(
+        world.shard.shard.flow(node).is_some(),
+        "the node's network is on the list, and we opened this one"
+    );
+    // Whoever comes again is not answered, and counted.
+    let target = Target { link: LinkId(0), address: v4(OUTSIDE), port: PORT };
+    let sent = world.sent[0].len();
+    world.others[0].shard.connect(world.now, target, Source::Own).expect("a route and room");
+    world.run(Duration::from_millis(20));
+    assert_eq!(world.sent[0].len(), sent);
+    assert!(world.shard.shard.statistics().reasons[Reason::Banned] >= 2);
+}
+
+#[test]
+fn a_ban_need_not_end_what_is_there_and_never_concerns_friends() {
+    let mut world = World::new();
+    let (id, _) = world.accepted();
+    let list = deny();
+    world.shard.shard.set_deny(list.clone(), false);
+    world.run(Duration::from_millis(20));
+    assert_eq!(closed(&world, id), None);
+    let friends = ["192.0.2.9/32".parse().expect("a prefix")];
+    world.shard.shard.set_friends(Arc::new(PrefixSet::new(friends)));
+    world.shard.shard.set_deny(list, true);
+    world.run(Duration::from_millis(20));
+    assert_eq!(closed(&world, id), None);
+    world.accepted();
+    assert_eq!(world.shard.shard.statistics().accepted, 2);
 }
 
 #[test]

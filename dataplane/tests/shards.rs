@@ -131,7 +131,7 @@ impl End {
         }
         self.shard.advance(now);
         while let Some(event) = self.shard.event(now) {
-            self.event(event);
+            self.event(now, event);
         }
         while self.shard.transmit(now, link, &mut self.pool, &mut tx, BATCH) > 0 {
             self.send(&mut tx, &mut said);
@@ -146,10 +146,10 @@ impl End {
         }
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, now: Instant, event: Event) {
         match event {
             Event::Accepted(id, _) => {
-                self.shard.standing(id, Standing::Proven);
+                self.shard.standing(now, id, Standing::Proven);
                 self.accepted.push(id);
                 self.open.insert(id, Vec::new());
             }

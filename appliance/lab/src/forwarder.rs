@@ -148,7 +148,7 @@ impl Forwarder {
                 if let Some(pair) = self.pairs.get_mut(&peer) {
                     pair.connected = true;
                 }
-                self.shard.standing(peer, Standing::Proven);
+                self.shard.standing(now, peer, Standing::Proven);
                 self.forward(now, peer);
             }
             Event::Readable(id) | Event::Finished(id) => self.forward(now, id),

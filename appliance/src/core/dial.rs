@@ -194,7 +194,7 @@ impl<P: Port> Core<P> {
             self.commons.with(|books| books.pools[seat.pool].connected(node));
             if seat.peer_id.is_none() {
                 // A plain listener knows no better proof than this: its handshake is over, and it counts as a session.
-                self.standing(&mut seat, Standing::Proven);
+                self.standing(now, &mut seat, Standing::Proven);
             }
             self.record(&seat, Happened::Dialled { pool: seat.pool, node });
             seat.session.complete(to_policy(now), Done::Dialled);

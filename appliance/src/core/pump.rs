@@ -224,7 +224,7 @@ impl<P: Port> Core<P> {
             match request {
                 Request::Dial { peer } => self.dial(now, seat, peer),
                 Request::Work(work) => self.queue_work(now, seat, work),
-                Request::Standing(standing) => self.standing(seat, standing),
+                Request::Standing(standing) => self.standing(now, seat, standing),
                 Request::Node(id) => self.met(seat, id),
                 Request::Close(leg, how) => self.close(seat, leg, how),
             }
@@ -241,7 +241,7 @@ impl<P: Port> Core<P> {
         }
     }
 
-    pub(super) fn standing(&mut self, seat: &mut Seat, standing: Standing) {
+    pub(super) fn standing(&mut self, now: Instant, seat: &mut Seat, standing: Standing) {
         seat.standing = standing;
         if let Some((id, ..)) = seat.leg(Leg::Public).flow {
             let standing = match standing {
@@ -249,7 +249,7 @@ impl<P: Port> Core<P> {
                 Standing::Proven => shard::Standing::Proven,
                 Standing::Reserved => shard::Standing::Reserved,
             };
-            self.shard.standing(id, standing);
+            self.shard.standing(now, id, standing);
         }
     }
 

@@ -1,38 +1,43 @@
-//! How many flows each prefix of one length holds: an open-addressed table of fixed size under a keyed hash.
+//! What belongs to each prefix of one length: an open-addressed table of fixed size under a keyed hash.
 
 use crate::sip::{Sip13, SipKey};
 use crate::wire::Address;
 
-/// Flows of one prefix, and how many of them are strangers'.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Count {
-    pub(super) flows: u32,
-    pub(super) strangers: u32,
+/// A value that a table keeps only while there is something to keep.
+pub(super) trait Vacant: Copy + Default {
+    /// Whether there is nothing to keep, as in the default.
+    fn vacant(&self) -> bool;
 }
 
-/// Prefixes with at least one flow. At most half of the places are ever taken, so probing is short.
-pub(super) struct Ledger {
+impl Vacant for u32 {
+    fn vacant(&self) -> bool {
+        *self == 0
+    }
+}
+
+/// Prefixes with a value. At most half of the places are ever taken, so probing is short.
+pub(super) struct Ledger<V> {
     key: SipKey,
-    /// A power of two; a place without flows is free.
-    places: Vec<(Address, Count)>,
+    /// A power of two; a place with a vacant value is free.
+    places: Vec<(Address, V)>,
 }
 
-impl Ledger {
-    /// Room for as many prefixes as there may be flows.
-    pub(super) fn new(flows: usize, seed: [u8; 16]) -> Self {
-        let places = (2 * flows).next_power_of_two();
+impl<V: Vacant> Ledger<V> {
+    /// Room for `prefixes` prefixes.
+    pub(super) fn new(prefixes: usize, seed: [u8; 16]) -> Self {
+        let places = (2 * prefixes).next_power_of_two();
         Ledger { key: SipKey::new(seed), places: vec![Default::default(); places] }
     }
 
-    pub(super) fn get(&self, prefix: Address) -> Count {
+    pub(super) fn get(&self, prefix: Address) -> V {
         self.places[self.find(prefix)].1
     }
 
-    /// Sets a prefix's count; without flows it leaves the table.
-    pub(super) fn set(&mut self, prefix: Address, count: Count) {
+    /// Sets a prefix's value; with a vacant one it leaves the table.
+    pub(super) fn set(&mut self, prefix: Address, value: V) {
         let place = self.find(prefix);
-        self.places[place] = (prefix, count);
-        if count.flows == 0 {
+        self.places[place] = (prefix, value);
+        if value.vacant() {
             self.close_gap(place);
         }
     }
@@ -40,7 +45,7 @@ impl Ledger {
     /// The place of a prefix, or the free one where it would be.
     fn find(&self, prefix: Address) -> usize {
         let mut at = self.home(prefix);
-        while self.places[at].1.flows != 0 && self.places[at].0 != prefix {
+        while !self.places[at].1.vacant() && self.places[at].0 != prefix {
             at = self.next(at);
         }
         at
@@ -50,7 +55,7 @@ impl Ledger {
     fn close_gap(&mut self, mut gap: usize) {
         let mask = self.places.len() - 1;
         let mut at = self.next(gap);
-        while self.places[at].1.flows != 0 {
+        while !self.places[at].1.vacant() {
             let home = self.home(self.places[at].0);
             if at.wrapping_sub(home) & mask >= at.wrapping_sub(gap) & mask {
                 self.places.swap(gap, at);
@@ -83,18 +88,17 @@ mod tests {
         #[test]
         fn is_a_map(operations in proptest::collection::vec((0u32..24, 0u32..3), 0..400)) {
             let mut ledger = Ledger::new(16, [3; 16]);
-            let mut model: HashMap<Address, Count> = HashMap::new();
+            let mut model: HashMap<Address, u32> = HashMap::new();
             for (number, flows) in operations {
                 let prefix = Address::from_v4(number.to_be_bytes());
-                let taken = model.values().filter(|count| count.flows > 0).count();
-                if taken == 16 && flows > 0 && model.get(&prefix).is_none_or(|count| count.flows == 0) {
+                let taken = model.values().filter(|&&flows| flows > 0).count();
+                if taken == 16 && flows > 0 && model.get(&prefix).is_none_or(|&flows| flows == 0) {
                     continue;
                 }
-                let count = Count { flows, strangers: flows / 2 };
-                ledger.set(prefix, count);
-                model.insert(prefix, count);
-                for (prefix, count) in &model {
-                    prop_assert_eq!(ledger.get(*prefix), *count);
+                ledger.set(prefix, flows);
+                model.insert(prefix, flows);
+                for (prefix, flows) in &model {
+                    prop_assert_eq!(ledger.get(*prefix), *flows);
                 }
             }
         }

@@ -1,22 +1,49 @@
-//! Who may own a flow: quotas per source and prefix, handshakes in flight with deadlines that shrink as they fill up,
-//! and the choice of whom to evict. All tables are taken at start; no operation looks at all flows.
+//! Who may own a flow, and who keeps it.
+//!
+//! # Before Finished
+//!
+//! Whoever returns a cookie is a stranger. It gets a flow if its source (IPv4 /32, IPv6 /64), its prefixes (/24 and /16, /48
+//! and /32) and its listener hold fewer than they may, and if its source, its /24 or /48 and the appliance have not begun
+//! more sessions than their pace allows. Strangers have a deadline that shrinks as they fill their room up; when it is full
+//! a random one of the fullest /16 or /32 goes. Counts hold for the whole appliance ([`Census`]); each shard evicts among its
+//! own flows.
+//!
+//! # After Finished
+//!
+//! Whoever finished the handshake moves from the strangers' room into the others. If all of that is taken, the rule of
+//! [`roster`] says who goes: never friends, the long-lived or the useful, and of the others the youngest of the largest
+//! prefix, which may be the newcomer. Some of the room is kept: the last `friends_percent` for friends, and before that
+//! `known_percent` for sources with a record, so that no crowd of fresh addresses can take it. Quotas and paces do not hold
+//! for friends; the pace of all together holds for no source with a record.
+//!
+//! # What it costs
+//!
+//! All tables are taken at start. No operation looks at all flows, but for the choice among strangers where a few draws do
+//! not find one of the fullest prefix: then those are gone through once.
 
+mod census;
 mod ledger;
+mod random;
+pub mod roster;
 
 use core::time::Duration;
+use std::sync::Arc;
 
-use ledger::{Count, Ledger};
+pub use census::Census;
+use census::prefix;
+use ledger::Ledger;
+use random::Random;
+use roster::{Roster, Seat};
 
 use crate::Reason;
-use crate::shard::{FlowId, Standing};
-use crate::sip::{Sip13, SipKey};
+use crate::shard::{FlowId, ListenerId, Standing};
 use crate::time::Instant;
-use crate::wire::Address;
+use crate::wire::{Address, PrefixSet};
 
-/// Limits of an [`Admission`].
+/// Limits of an [`Admission`]. Those of sources, prefixes, listeners and paces hold for all shards together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Flows in all, those that we opened included.
+    /// Flows of the shard in all, those that we opened included.
     pub flows: u32,
     /// Flows from one IPv4 address.
     pub per_source: u32,
@@ -28,12 +55,24 @@ pub struct Limits {
     pub v6_64: u32,
     /// Flows from one IPv6 /48.
     pub v6_48: u32,
-    /// Flows whose peer is still a stranger.
+    /// Flows to one listener.
+    pub per_listener: u32,
+    /// Flows of the shard whose peer is still a stranger.
     pub handshakes_in_flight: u32,
     /// How long a stranger may take while at most half of the handshakes are in flight.
     pub handshake_longest: Duration,
     /// How long a stranger may take when all handshakes are in flight.
     pub handshake_shortest: Duration,
+    /// Sessions that one IPv4 address or IPv6 /64 may begin in a minute; zero: any number.
+    pub source_per_minute: u32,
+    /// Sessions that one IPv4 /24 or IPv6 /48 may begin in a minute; zero: any number.
+    pub prefix_per_minute: u32,
+    /// Sessions that may begin in a second; zero: any number.
+    pub sessions_per_second: u32,
+    /// Percentage of the flows that only friends may take.
+    pub friends_percent: u32,
+    /// Percentage of the flows that only friends and sources with a record may take.
+    pub known_percent: u32,
 }
 
 impl Default for Limits {
@@ -45,27 +84,43 @@ impl Default for Limits {
             per_16_percent: 12,
             v6_64: 4,
             v6_48: 16,
+            per_listener: u32::MAX,
             handshakes_in_flight: 256,
             handshake_longest: Duration::from_secs(15),
             handshake_shortest: Duration::from_secs(3),
+            source_per_minute: 0,
+            prefix_per_minute: 0,
+            sessions_per_second: 0,
+            friends_percent: 2,
+            known_percent: 10,
         }
     }
 }
 
-/// The lengths at which a source counts, from narrow to wide, for IPv4 and IPv6.
-const LENGTHS: [[u8; 3]; 2] = [[32, 24, 16], [64, 48, 32]];
 /// The level at which the fullest prefix is looked for: an attacker who owns a wide prefix spreads over narrow ones.
 const WIDE: usize = 2;
 /// No flow, in lists.
 const NONE: u32 = u32::MAX;
+
+/// Whose room a peer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Fresh,
+    Known,
+    Friend,
+}
 
 /// A flow in the books.
 #[derive(Clone, Copy)]
 struct Entry {
     id: FlowId,
     remote: Address,
+    /// The listener that it came to; none for those that we opened.
+    listener: Option<ListenerId>,
     standing: Standing,
     opened: Instant,
+    /// Its place among those that finished the handshake.
+    seat: Option<Seat>,
     /// Its place among the strangers.
     place: u32,
     /// Strangers before and after it by age.
@@ -79,7 +134,12 @@ pub struct Admission {
     /// Flows by slot.
     entries: Vec<Option<Entry>>,
     flows: u32,
-    ledgers: [Ledger; 3],
+    census: Arc<Census>,
+    friends: Arc<PrefixSet>,
+    /// Those that finished the handshake and are no friends.
+    roster: Roster<FlowId>,
+    /// Strangers by wide prefix.
+    crowds: Ledger<u32>,
     /// Slots of strangers, in no order.
     strangers: Vec<u32>,
     /// The oldest and the youngest stranger.
@@ -94,44 +154,61 @@ pub struct Admission {
 
 impl Admission {
     /// Empty books with all memory taken; `slots` is the size of the engine's flow table, `seed` keys the tables and the
-    /// choice of victims.
-    pub fn new(limits: Limits, slots: usize, seed: [u8; 16]) -> Self {
-        let ledger = |level: u8| {
+    /// choice of victims, `census` is what the shards count together.
+    pub fn new(limits: Limits, slots: usize, seed: [u8; 16], census: Arc<Census>) -> Self {
+        let keyed = |label: u8| {
             let mut seed = seed;
-            seed[0] ^= level;
-            Ledger::new(slots, seed)
+            seed[0] ^= label;
+            seed
         };
         Admission {
             limits,
             entries: vec![None; slots],
             flows: 0,
-            ledgers: [ledger(1), ledger(2), ledger(3)],
+            census,
+            friends: Arc::default(),
+            roster: Roster::new(slots, keyed(2)),
+            crowds: Ledger::new(slots, keyed(1)),
             strangers: Vec::with_capacity(slots),
             oldest: NONE,
             youngest: NONE,
             prefixes_with: vec![0; slots + 1],
             fullest: 0,
-            random: Random { key: SipKey::new(seed), drawn: 0 },
+            random: Random::new(seed),
         }
     }
 
-    /// Whether a stranger from `source` may own a flow. `Ok(Some(victim))`: yes, in the place of this stranger, which is
-    /// already out of the books: abort it with [`Reason::Evicted`]. Follow up with [`Admission::opened`].
+    /// Says who the friends are from now on.
+    pub fn set_friends(&mut self, friends: Arc<PrefixSet>) {
+        self.friends = friends;
+    }
+
+    /// Whether a source is a friend's.
+    pub fn is_friend(&self, source: Address) -> bool {
+        self.friends.covers(source)
+    }
+
+    /// Whether a stranger from `source` may own a flow to `listener`. `Ok(Some(victim))`: yes, in the place of this stranger,
+    /// which is already out of the books: abort it with [`Reason::Evicted`]. Follow up with [`Admission::opened`].
     ///
     /// # Errors
-    /// [`Reason::BufferQuota`] where `buffers_short`; [`Reason::SourceQuota`] and [`Reason::PrefixQuota`] where those who
-    /// share a prefix hold what they may; [`Reason::TableFull`] and [`Reason::HandshakeQuota`] where there is no room and
-    /// nobody to evict.
-    pub fn admit(&mut self, source: Address, buffers_short: bool) -> Result<Option<FlowId>, Reason> {
+    /// [`Reason::BufferQuota`] where `buffers_short`; [`Reason::SourceQuota`], [`Reason::PrefixQuota`] and
+    /// [`Reason::ListenerQuota`] where those who share a prefix or a listener hold what they may; [`Reason::SessionRate`]
+    /// where too many sessions have just begun; [`Reason::TableFull`] and [`Reason::HandshakeQuota`] where there is no room
+    /// and nobody to evict.
+    pub fn admit(
+        &mut self,
+        now: Instant,
+        source: Address,
+        listener: ListenerId,
+        buffers_short: bool,
+    ) -> Result<Option<FlowId>, Reason> {
         if buffers_short {
             return Err(Reason::BufferQuota);
         }
-        let reasons = [Reason::SourceQuota, Reason::PrefixQuota, Reason::PrefixQuota];
-        for (level, reason) in reasons.into_iter().enumerate() {
-            let held = self.ledgers[level].get(prefix(source, level)).flows;
-            if held >= self.quota(source, level) {
-                return Err(reason);
-            }
+        let class = self.class(source);
+        if class != Class::Friend {
+            self.quotas(now, source, listener, class)?;
         }
         if self.flows >= self.limits.flows {
             return self.evict().map(Some).ok_or(Reason::TableFull);
@@ -153,41 +230,85 @@ impl Admission {
         self.evict().map(Some).ok_or(Reason::TableFull)
     }
 
-    /// Enters a flow that was admitted.
-    pub fn opened(&mut self, now: Instant, id: FlowId, remote: Address, standing: Standing) {
+    /// Enters a flow that was admitted; `listener` is the one that it came to, if we did not open it.
+    pub fn opened(
+        &mut self,
+        now: Instant,
+        id: FlowId,
+        remote: Address,
+        listener: Option<ListenerId>,
+        standing: Standing,
+    ) {
         let Some(place) = self.entries.get(id.slot as usize) else { return };
         if let Some(former) = place {
-            self.strike(former.id);
+            self.strike(now, former.id);
         }
-        let entry = Entry { id, remote, standing, opened: now, place: NONE, older: NONE, younger: NONE };
+        let entry = Entry {
+            id,
+            remote,
+            listener,
+            standing,
+            opened: now,
+            seat: None,
+            place: NONE,
+            older: NONE,
+            younger: NONE,
+        };
         self.entries[id.slot as usize] = Some(entry);
         self.flows += 1;
-        self.count(remote, standing, true);
+        self.count(&entry, true);
         if standing == Standing::Stranger {
             self.append(id.slot);
         }
     }
 
-    /// Thinks better of a flow; nobody becomes a stranger again. A `Proven` flow is no longer evicted here and has no
-    /// deadline; a `Reserved` one leaves the quotas too.
-    pub fn standing(&mut self, id: FlowId, standing: Standing) {
-        let Some(entry) = self.entry(id) else { return };
-        if standing <= entry.standing {
-            return;
-        }
+    /// Thinks better of a flow; nobody becomes a stranger again. From [`Standing::Proven`] on it has no deadline, and whoever
+    /// is returned has to go for it, and is already out of the books: abort it with [`Reason::Outranked`]. That may be the
+    /// flow itself. A [`Standing::Reserved`] one leaves the quotas and never goes.
+    pub fn standing(&mut self, now: Instant, id: FlowId, standing: Standing) -> Option<FlowId> {
+        let entry = self.entry(id).filter(|entry| standing > entry.standing)?;
         if entry.standing == Standing::Stranger {
             self.remove(id.slot);
+            self.began(now, entry.remote);
         }
-        self.count(entry.remote, entry.standing, false);
-        self.count(entry.remote, standing, true);
-        if let Some(Some(entry)) = self.entries.get_mut(id.slot as usize) {
-            entry.standing = standing;
+        self.count(&entry, false);
+        let entry = Entry { standing, ..self.entry(id)? };
+        self.count(&entry, true);
+        let seat = match (standing, entry.seat) {
+            (Standing::Proven, _) => Some(self.roster.enter(now, id, prefix(entry.remote, WIDE))),
+            (_, Some(seat)) => {
+                self.roster.leave(now, seat);
+                None
+            }
+            (_, None) => None,
+        };
+        self.link(id.slot, |place| (place.standing, place.seat) = (standing, seat));
+        let class = if standing == Standing::Reserved { Class::Friend } else { self.class(entry.remote) };
+        if self.flows - self.strangers() <= self.room(class) {
+            return None;
+        }
+        let victim = self.roster.victim(now, seat).map(|(_, victim)| victim)?;
+        self.strike(now, victim);
+        Some(victim)
+    }
+
+    /// Gives a flow's peer points for what it is useful for.
+    pub fn credit(&mut self, now: Instant, id: FlowId, points: u32) {
+        if let Some(seat) = self.entry(id).and_then(|entry| entry.seat) {
+            self.roster.credit(now, seat, points);
+        }
+    }
+
+    /// Notes that a flow's peer has earned a record.
+    pub fn remember(&self, id: FlowId) {
+        if let Some(entry) = self.entry(id).filter(|entry| entry.standing != Standing::Stranger) {
+            self.census.remember(entry.remote);
         }
     }
 
     /// Strikes a flow out. Unknown ids are ignored.
-    pub fn closed(&mut self, id: FlowId) {
-        self.strike(id);
+    pub fn closed(&mut self, now: Instant, id: FlowId) {
+        self.strike(now, id);
     }
 
     /// When the oldest stranger's time is up, as occupancy is now.
@@ -202,7 +323,7 @@ impl Admission {
             return None;
         }
         let id = self.entries.get(self.oldest as usize)?.as_ref()?.id;
-        self.strike(id);
+        self.strike(now, id);
         Some(id)
     }
 
@@ -214,6 +335,63 @@ impl Admission {
     /// Flows of strangers.
     pub fn strangers(&self) -> u32 {
         self.strangers.len() as u32
+    }
+
+    /// Those that finished the handshake and are no friends, and how many of them are protected as long-lived and as useful.
+    pub fn settled(&self) -> (usize, usize, usize) {
+        let (elders, useful) = self.roster.protected();
+        (self.roster.len(), elders, useful)
+    }
+
+    fn class(&self, source: Address) -> Class {
+        match source {
+            _ if self.friends.covers(source) => Class::Friend,
+            _ if self.census.remembers(source) => Class::Known,
+            _ => Class::Fresh,
+        }
+    }
+
+    /// Flows that all but strangers may hold together when one of `class` comes.
+    fn room(&self, class: Class) -> u32 {
+        let limits = &self.limits;
+        let part = |percent: u32| (u64::from(limits.flows) * u64::from(percent.min(100)) / 100) as u32;
+        let kept = match class {
+            Class::Friend => 0,
+            Class::Known => part(limits.friends_percent),
+            Class::Fresh => part(limits.friends_percent + limits.known_percent),
+        };
+        limits.flows.saturating_sub(limits.handshakes_in_flight.min(limits.flows / 4)).saturating_sub(kept)
+    }
+
+    fn quotas(
+        &self,
+        now: Instant,
+        source: Address,
+        listener: ListenerId,
+        class: Class,
+    ) -> Result<(), Reason> {
+        let limits = &self.limits;
+        for (level, reason) in
+            [Reason::SourceQuota, Reason::PrefixQuota, Reason::PrefixQuota].into_iter().enumerate()
+        {
+            if self.census.held(source, level) >= self.quota(source, level) {
+                return Err(reason);
+            }
+        }
+        if self.census.at(listener.0) >= limits.per_listener {
+            return Err(Reason::ListenerQuota);
+        }
+        let in_pace = self.census.in_pace(now, source, 0, limits.source_per_minute)
+            && self.census.in_pace(now, source, 1, limits.prefix_per_minute)
+            && (class == Class::Known || self.census.all_in_pace(now, limits.sessions_per_second));
+        if in_pace { Ok(()) } else { Err(Reason::SessionRate) }
+    }
+
+    /// A source has finished a handshake.
+    fn began(&self, now: Instant, source: Address) {
+        self.census.charge(now, source, 0, self.limits.source_per_minute);
+        self.census.charge(now, source, 1, self.limits.prefix_per_minute);
+        self.census.charge_all(now, self.limits.sessions_per_second);
     }
 
     /// How long a stranger may take now: less and less once half of the handshakes are in flight. It holds for those who
@@ -232,7 +410,10 @@ impl Admission {
             (0, false) => limits.v6_64,
             (1, true) => limits.per_24,
             (1, false) => limits.v6_48,
-            _ => (u64::from(limits.flows) * u64::from(limits.per_16_percent) / 100).max(1) as u32,
+            _ => {
+                let all = u64::from(limits.flows) * u64::from(self.census.shards());
+                u32::try_from(all * u64::from(limits.per_16_percent) / 100).unwrap_or(u32::MAX).max(1)
+            }
         }
     }
 
@@ -256,7 +437,8 @@ impl Admission {
             let start = self.random.below(count);
             (0..count).find_map(|step| self.in_fullest((start + step) % count))
         })?;
-        self.strike(id);
+        // When a stranger goes does not matter: it has no age among the settled.
+        self.strike(Instant::ZERO, id);
         Some(id)
     }
 
@@ -264,46 +446,48 @@ impl Admission {
     fn in_fullest(&self, place: usize) -> Option<FlowId> {
         let slot = *self.strangers.get(place)?;
         let entry = self.entries.get(slot as usize)?.as_ref()?;
-        let count = self.ledgers[WIDE].get(prefix(entry.remote, WIDE));
-        (count.strangers as usize == self.fullest).then_some(entry.id)
+        let count = self.crowds.get(prefix(entry.remote, WIDE));
+        (count as usize == self.fullest).then_some(entry.id)
     }
 
-    fn strike(&mut self, id: FlowId) {
+    fn strike(&mut self, now: Instant, id: FlowId) {
         let Some(entry) = self.entry(id) else { return };
         if entry.standing == Standing::Stranger {
             self.remove(id.slot);
         }
-        self.count(entry.remote, entry.standing, false);
+        if let Some(seat) = entry.seat {
+            self.roster.leave(now, seat);
+        }
+        self.count(&entry, false);
         self.flows -= 1;
         self.entries[id.slot as usize] = None;
     }
 
-    /// Counts a flow into its prefixes, or out of them.
-    fn count(&mut self, remote: Address, standing: Standing, enters: bool) {
-        if standing == Standing::Reserved {
+    /// Counts a flow into its prefixes and its listener, or out of them.
+    fn count(&mut self, entry: &Entry, enters: bool) {
+        if entry.standing == Standing::Reserved {
             return;
         }
-        let stranger = u32::from(standing == Standing::Stranger);
-        for (level, ledger) in self.ledgers.iter_mut().enumerate() {
-            let prefix = prefix(remote, level);
-            let Count { flows, strangers } = ledger.get(prefix);
-            let count = match enters {
-                true => Count { flows: flows + 1, strangers: strangers + stranger },
-                false => {
-                    Count { flows: flows.saturating_sub(1), strangers: strangers.saturating_sub(stranger) }
-                }
-            };
-            ledger.set(prefix, count);
-            if level == WIDE && stranger == 1 {
-                self.prefixes_with[strangers as usize] -= u32::from(strangers > 0);
-                self.prefixes_with[count.strangers as usize] += u32::from(count.strangers > 0);
-                // By one either way, so the fullest prefix is never searched for.
-                if enters {
-                    self.fullest = self.fullest.max(count.strangers as usize);
-                } else if strangers as usize == self.fullest && self.prefixes_with[strangers as usize] == 0 {
-                    self.fullest = count.strangers as usize;
-                }
-            }
+        self.census.count(entry.remote, enters);
+        if let Some(listener) = entry.listener {
+            self.census.count_at(listener.0, enters);
+        }
+        if entry.standing == Standing::Stranger {
+            self.count_stranger(prefix(entry.remote, WIDE), enters);
+        }
+    }
+
+    fn count_stranger(&mut self, wide: Address, enters: bool) {
+        let before = self.crowds.get(wide);
+        let after = if enters { before + 1 } else { before.saturating_sub(1) };
+        self.crowds.set(wide, after);
+        self.prefixes_with[before as usize] -= u32::from(before > 0);
+        self.prefixes_with[after as usize] += u32::from(after > 0);
+        // By one either way, so the fullest prefix is never searched for.
+        if enters {
+            self.fullest = self.fullest.max(after as usize);
+        } else if before as usize == self.fullest && self.prefixes_with[before as usize] == 0 {
+            self.fullest = after as usize;
         }
     }
 
@@ -341,26 +525,6 @@ impl Admission {
         if let Some(Some(entry)) = self.entries.get_mut(slot as usize) {
             change(entry);
         }
-    }
-}
-
-/// The prefix of an address at a level.
-fn prefix(address: Address, level: usize) -> Address {
-    address.prefix(LENGTHS[usize::from(!address.is_v4())][level])
-}
-
-/// A keyed sequence that strangers cannot foresee.
-struct Random {
-    key: SipKey,
-    drawn: u64,
-}
-
-impl Random {
-    /// A number below `end`.
-    fn below(&mut self, end: usize) -> usize {
-        self.drawn += 1;
-        let random = Sip13::new(&self.key).word(self.drawn).finish(8, 0);
-        ((u128::from(random) * end as u128) >> 64) as usize
     }
 }
 

@@ -11,11 +11,27 @@ const LIMITS: Limits = Limits {
     per_16_percent: 50,
     v6_64: 3,
     v6_48: 5,
+    per_listener: 20,
     handshakes_in_flight: 10,
     handshake_longest: Duration::from_secs(10),
     handshake_shortest: Duration::from_secs(2),
+    source_per_minute: 0,
+    prefix_per_minute: 0,
+    sessions_per_second: 0,
+    friends_percent: 5,
+    known_percent: 10,
 };
 const SLOTS: usize = 32;
+const LISTENER: ListenerId = ListenerId(0);
+const NOW: Instant = Instant::ZERO;
+
+fn books(limits: Limits, seed: u8) -> Admission {
+    Admission::new(limits, SLOTS, [seed; 16], Census::new(1, SLOTS, [seed; 16]))
+}
+
+fn ask(books: &mut Admission, source: Address) -> Result<Option<FlowId>, Reason> {
+    books.admit(NOW, source, LISTENER, false)
+}
 
 fn v4(a: u8, b: u8, c: u8, d: u8) -> Address {
     Address::from_v4([a, b, c, d])
@@ -27,10 +43,10 @@ fn id(slot: u32) -> FlowId {
 
 /// Fills the books with strangers from these addresses.
 fn filled(limits: Limits, from: impl IntoIterator<Item = Address>) -> Admission {
-    let mut books = Admission::new(limits, SLOTS, [5; 16]);
+    let mut books = books(limits, 5);
     for (slot, remote) in (0..).zip(from) {
-        assert_eq!(books.admit(remote, false), Ok(None), "flow {slot}");
-        books.opened(Instant::ZERO, id(slot), remote, Standing::Stranger);
+        assert_eq!(ask(&mut books, remote), Ok(None), "flow {slot}");
+        books.opened(NOW, id(slot), remote, Some(LISTENER), Standing::Stranger);
     }
     books
 }
@@ -39,7 +55,7 @@ fn filled(limits: Limits, from: impl IntoIterator<Item = Address>) -> Admission 
 fn each_length_of_prefix_has_its_quota() {
     let books = |from: Vec<Address>| filled(Limits { handshakes_in_flight: 24, ..LIMITS }, from);
     let same = books(vec![v4(10, 0, 0, 1); 4]);
-    let check = |mut books: Admission, source: Address| books.admit(source, false);
+    let check = |mut books: Admission, source: Address| ask(&mut books, source);
     assert_eq!(check(same, v4(10, 0, 0, 1)), Err(Reason::SourceQuota));
     let net24 = || books((1..=6).map(|host| v4(10, 0, 0, host)).collect());
     assert_eq!(check(net24(), v4(10, 0, 0, 7)), Err(Reason::PrefixQuota));
@@ -65,10 +81,10 @@ fn the_fullest_prefix_pays_for_a_newcomer() {
     for seed in 0..200 {
         let mut books = filled(LIMITS, from.clone());
         books.random.drawn = seed * 100;
-        let victim = books.admit(v4(13, 0, 0, 1), false).expect("room").expect("a victim");
+        let victim = ask(&mut books, v4(13, 0, 0, 1)).expect("room").expect("a victim");
         victims[victim.slot as usize] += 1;
         assert_eq!(books.strangers(), 9);
-        books.closed(victim);
+        books.closed(NOW, victim);
         assert_eq!(books.strangers(), 9);
     }
     assert_eq!(victims[7..], [0, 0, 0]);
@@ -76,21 +92,144 @@ fn the_fullest_prefix_pays_for_a_newcomer() {
 }
 
 #[test]
-fn whoever_is_proven_is_not_evicted() {
+fn whoever_is_proven_is_no_stranger() {
     let mut books = filled(Limits { handshakes_in_flight: 3, ..LIMITS }, (0..3).map(|net| v4(10, 0, net, 1)));
-    books.standing(id(0), Standing::Proven);
-    books.standing(id(1), Standing::Proven);
-    books.standing(id(2), Standing::Reserved);
-    assert_eq!((books.flows(), books.strangers(), books.deadline()), (3, 0, None));
-    let mut books = filled(Limits { flows: 3, ..LIMITS }, (0..3).map(|net| v4(net, 0, 0, 1)));
-    for slot in 0..3 {
-        books.standing(id(slot), Standing::Proven);
+    for (slot, standing) in [(0, Standing::Proven), (1, Standing::Proven), (2, Standing::Reserved)] {
+        assert_eq!(books.standing(NOW, id(slot), standing), None);
     }
-    assert_eq!(books.admit(v4(99, 0, 0, 1), false), Err(Reason::TableFull));
+    assert_eq!((books.flows(), books.strangers(), books.deadline()), (3, 0, None));
+    let mut none = self::books(Limits { handshakes_in_flight: 0, ..LIMITS }, 0);
+    assert_eq!(ask(&mut none, v4(1, 0, 0, 1)), Err(Reason::HandshakeQuota));
+    assert_eq!(none.admit(NOW, v4(1, 0, 0, 1), LISTENER, true), Err(Reason::BufferQuota));
+}
+
+#[test]
+fn a_full_table_makes_no_room_for_strangers_of_whom_nothing_is_known() {
+    let limits = Limits { flows: 3, handshakes_in_flight: 3, ..LIMITS };
+    let mut books = self::books(limits, 1);
+    for slot in 0..3 {
+        books.opened(NOW, id(slot), v4(10, slot as u8, 0, 1), None, Standing::Reserved);
+    }
+    assert_eq!(ask(&mut books, v4(99, 0, 0, 1)), Err(Reason::TableFull));
     assert_eq!(books.admit_own(), Err(Reason::TableFull));
-    let mut none = Admission::new(Limits { handshakes_in_flight: 0, ..LIMITS }, SLOTS, [0; 16]);
-    assert_eq!(none.admit(v4(1, 0, 0, 1), false), Err(Reason::HandshakeQuota));
-    assert_eq!(none.admit(v4(1, 0, 0, 1), true), Err(Reason::BufferQuota));
+}
+
+#[test]
+fn a_listener_has_its_quota() {
+    let wide = Limits { per_listener: 2, ..LIMITS };
+    let mut books = filled(wide, [v4(1, 0, 0, 1), v4(2, 0, 0, 1)]);
+    assert_eq!(ask(&mut books, v4(3, 0, 0, 1)), Err(Reason::ListenerQuota));
+    assert_eq!(books.admit(NOW, v4(3, 0, 0, 1), ListenerId(1), false), Ok(None));
+    books.closed(NOW, id(0));
+    assert_eq!(ask(&mut books, v4(3, 0, 0, 1)), Ok(None));
+}
+
+#[test]
+fn quotas_hold_for_all_shards_together() {
+    let census = Census::new(2, 2 * SLOTS, [1; 16]);
+    let shard = |seed| Admission::new(LIMITS, SLOTS, [seed; 16], census.clone());
+    let (mut one, mut two) = (shard(1), shard(2));
+    for slot in 0..4 {
+        let books = if slot % 2 == 0 { &mut one } else { &mut two };
+        books.opened(NOW, id(slot), v4(10, 0, 0, 1), Some(LISTENER), Standing::Stranger);
+    }
+    assert_eq!(ask(&mut one, v4(10, 0, 0, 1)), Err(Reason::SourceQuota));
+    assert_eq!(ask(&mut two, v4(10, 0, 0, 1)), Err(Reason::SourceQuota));
+    one.closed(NOW, id(0));
+    assert_eq!(ask(&mut two, v4(10, 0, 0, 1)), Ok(None));
+}
+
+/// Opens a flow from `source` and finishes its handshake.
+fn session(
+    books: &mut Admission,
+    now: Instant,
+    slot: u32,
+    source: Address,
+) -> Result<Option<FlowId>, Reason> {
+    books.admit(now, source, LISTENER, false)?;
+    books.opened(now, id(slot), source, Some(LISTENER), Standing::Stranger);
+    Ok(books.standing(now, id(slot), Standing::Proven))
+}
+
+#[test]
+fn sessions_begin_at_a_pace() {
+    let paced = Limits { source_per_minute: 2, prefix_per_minute: 4, sessions_per_second: 5, ..LIMITS };
+    let mut books = self::books(paced, 3);
+    let begin = |books: &mut Admission, millis: u64, slot, source| {
+        let now = Instant::from_millis(millis);
+        let result = session(books, now, slot, source);
+        books.closed(now, id(slot));
+        result
+    };
+    assert_eq!(begin(&mut books, 0, 0, v4(1, 0, 0, 1)), Ok(None));
+    assert_eq!(begin(&mut books, 0, 0, v4(1, 0, 0, 1)), Ok(None));
+    // The source has used its minute up, its neighbour has not; then the prefix has.
+    assert_eq!(begin(&mut books, 0, 0, v4(1, 0, 0, 1)), Err(Reason::SessionRate));
+    assert_eq!(begin(&mut books, 0, 0, v4(1, 0, 0, 2)), Ok(None));
+    assert_eq!(begin(&mut books, 0, 0, v4(1, 0, 0, 2)), Ok(None));
+    assert_eq!(begin(&mut books, 0, 0, v4(1, 0, 0, 3)), Err(Reason::SessionRate));
+    // One more, and the second is used up for all but those with a record.
+    assert_eq!(begin(&mut books, 0, 0, v4(2, 0, 0, 1)), Ok(None));
+    assert_eq!(begin(&mut books, 0, 0, v4(3, 0, 0, 1)), Err(Reason::SessionRate));
+    books.census.remember(v4(4, 0, 0, 1));
+    assert_eq!(begin(&mut books, 0, 0, v4(4, 0, 0, 1)), Ok(None));
+    assert_eq!(begin(&mut books, 60_000, 0, v4(1, 0, 0, 1)), Ok(None));
+}
+
+#[test]
+fn a_forged_flow_writes_nothing_about_its_victim() {
+    let paced = Limits { source_per_minute: 1, prefix_per_minute: 1, ..LIMITS };
+    let mut books = self::books(paced, 3);
+    let victim = v4(81, 2, 3, 4);
+    // Many guesses are right, one after the other: each flow waits for a Finished that never comes.
+    for round in 0..200 {
+        let now = Instant::from_millis(round * 20_000);
+        assert_eq!(books.admit(now, victim, LISTENER, false), Ok(None));
+        books.opened(now, id(0), victim, Some(LISTENER), Standing::Stranger);
+        books.remember(id(0));
+        books.credit(now, id(0), 1_000);
+        assert_eq!(books.expired(now + LIMITS.handshake_longest), Some(id(0)));
+    }
+    assert!(!books.census.remembers(victim));
+    assert_eq!((0..3).map(|level| books.census.held(victim, level)).sum::<u32>(), 0);
+    // Its pace is that of someone who was never here.
+    let now = Instant::from_millis(4_000_000);
+    assert_eq!(session(&mut books, now, 1, victim), Ok(None));
+    assert_eq!(session(&mut books, now, 2, victim), Err(Reason::SessionRate));
+}
+
+#[test]
+fn room_is_kept_for_friends_and_for_those_with_a_record() {
+    let limits = Limits {
+        flows: 100,
+        handshakes_in_flight: 20,
+        friends_percent: 10,
+        known_percent: 20,
+        per_listener: 200,
+        ..LIMITS
+    };
+    let mut books = Admission::new(limits, 128, [1; 16], Census::new(1, 128, [1; 16]));
+    let friend: crate::wire::Prefix = "99.0.0.0/8".parse().expect("a prefix");
+    books.set_friends(Arc::new(PrefixSet::new([friend])));
+    // Sixty peers from as many prefixes take no more than what is left: 100 - 20 - 30.
+    let held = |books: &Admission| books.flows() - books.strangers();
+    for slot in 0..60 {
+        session(&mut books, NOW, slot, v4(slot as u8 + 1, 0, 0, 1)).expect("a stranger's room");
+        assert!(held(&books) <= 50);
+    }
+    assert_eq!(held(&books), 50);
+    for slot in 60..70 {
+        let source = v4(slot as u8 + 1, 0, 0, 1);
+        books.census.remember(source);
+        assert_eq!(session(&mut books, NOW, slot, source), Ok(None), "those with a record displace nobody");
+    }
+    // Friends: whatever they hold already, and more than a source may.
+    for slot in 70..80 {
+        assert_eq!(books.admit(NOW, v4(99, 0, 0, 1), LISTENER, false), Ok(None));
+        books.opened(NOW, id(slot), v4(99, 0, 0, 1), Some(LISTENER), Standing::Stranger);
+        assert_eq!(books.standing(NOW, id(slot), Standing::Reserved), None);
+    }
+    assert_eq!(held(&books), 70);
 }
 
 #[test]
@@ -106,17 +245,18 @@ fn patience_shrinks_as_handshakes_fill_up() {
 
 #[test]
 fn strangers_expire_oldest_first() {
-    let mut books = Admission::new(LIMITS, SLOTS, [0; 16]);
+    let mut books = books(LIMITS, 0);
     for slot in 0..4 {
         books.opened(
             Instant::from_millis(slot.into()),
             id(slot),
             v4(slot as u8, 0, 0, 1),
+            Some(LISTENER),
             Standing::Stranger,
         );
     }
-    books.closed(id(1));
-    books.standing(id(2), Standing::Proven);
+    books.closed(NOW, id(1));
+    books.standing(NOW, id(2), Standing::Proven);
     assert_eq!(books.expired(Instant::from_millis(9_999)), None);
     assert_eq!(books.expired(Instant::from_millis(20_000)), Some(id(0)));
     assert_eq!(books.expired(Instant::from_millis(20_000)), Some(id(3)));
@@ -127,12 +267,12 @@ fn strangers_expire_oldest_first() {
 #[test]
 fn stale_ids_change_nothing() {
     let mut books = filled(LIMITS, [v4(1, 0, 0, 1)]);
-    books.closed(FlowId { slot: 0, generation: 0 });
-    books.standing(FlowId { slot: 0, generation: 2 }, Standing::Proven);
-    books.closed(FlowId { slot: 1_000, generation: 1 });
+    books.closed(NOW, FlowId { slot: 0, generation: 0 });
+    books.standing(NOW, FlowId { slot: 0, generation: 2 }, Standing::Proven);
+    books.closed(NOW, FlowId { slot: 1_000, generation: 1 });
     assert_eq!((books.flows(), books.strangers()), (1, 1));
     // A slot that is taken again forgets whom it held.
-    books.opened(Instant::ZERO, FlowId { slot: 0, generation: 2 }, v4(2, 0, 0, 1), Standing::Reserved);
+    books.opened(NOW, FlowId { slot: 0, generation: 2 }, v4(2, 0, 0, 1), None, Standing::Reserved);
     assert_eq!((books.flows(), books.strangers()), (1, 0));
 }
 
@@ -140,12 +280,19 @@ fn stale_ids_change_nothing() {
 #[derive(Default)]
 struct Model {
     flows: Vec<(FlowId, Address, Standing, Instant)>,
+    /// Those who are proven now, in the order in which they became so, with their wide prefixes.
+    order: Vec<(FlowId, Address)>,
 }
 
 impl Model {
     fn held(&self, source: Address, level: usize) -> u32 {
         let same = |remote: Address| prefix(remote, level) == prefix(source, level);
         self.flows.iter().filter(|flow| same(flow.1) && flow.2 != Standing::Reserved).count() as u32
+    }
+
+    fn forget(&mut self, id: FlowId) {
+        self.flows.retain(|flow| flow.0 != id);
+        self.order.retain(|entry| entry.0 != id);
     }
 
     fn strangers(&self) -> Vec<(FlowId, Address, Instant)> {
@@ -177,6 +324,9 @@ impl Model {
         if self.held(source, 1) >= quotas[1] || self.held(source, 2) >= quotas[2] {
             return Err(Reason::PrefixQuota);
         }
+        if self.flows.iter().filter(|flow| flow.2 != Standing::Reserved).count() >= 20 {
+            return Err(Reason::ListenerQuota);
+        }
         let (full, busy) = (
             self.flows.len() as u32 >= LIMITS.flows,
             self.strangers().len() as u32 >= LIMITS.handshakes_in_flight,
@@ -186,6 +336,30 @@ impl Model {
             (false, true, true) => Err(Reason::HandshakeQuota),
             (full, busy, _) => Ok(full || busy),
         }
+    }
+
+    /// Whom the rule may name when `newcomer` has just finished, or somebody who never goes has.
+    fn outranked(&self, newcomer: Option<FlowId>) -> Vec<FlowId> {
+        let strangers = self.strangers().len();
+        // 24, less a quarter for strangers, less 5% and 10% for friends and those with a record.
+        let room = if newcomer.is_some() { 15 } else { 18 };
+        if self.flows.len() - strangers <= room {
+            return Vec::new();
+        }
+        let proven: Vec<_> = self.flows.iter().filter(|flow| flow.2 == Standing::Proven).collect();
+        let mates =
+            |remote: Address| proven.iter().filter(|mate| prefix(mate.1, 2) == prefix(remote, 2)).count();
+        let most = proven.iter().map(|flow| mates(flow.1)).max().unwrap_or(0);
+        let own =
+            newcomer.and_then(|id| proven.iter().find(|flow| flow.0 == id)).map(|flow| prefix(flow.1, 2));
+        let largest: Vec<Address> =
+            proven.iter().map(|flow| prefix(flow.1, 2)).filter(|&wide| mates(wide) == most).collect();
+        let others: Vec<Address> = largest.iter().copied().filter(|&wide| Some(wide) != own).collect();
+        let named = if others.is_empty() { largest } else { others };
+        // The list is in the order of entering.
+        let youngest =
+            |wide: Address| self.order.iter().rev().find(|entry| entry.1 == wide).map(|entry| entry.0);
+        named.into_iter().filter_map(youngest).collect()
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -234,7 +408,8 @@ impl Pair {
         self.generation += 1;
         let slot = (0..).find(|&slot| self.model.flows.iter().all(|flow| flow.0.slot != slot)).unwrap_or(0);
         let id = FlowId { slot, generation: self.generation };
-        self.books.opened(self.now, id, remote, standing);
+        let listener = (standing == Standing::Stranger).then_some(LISTENER);
+        self.books.opened(self.now, id, remote, listener, standing);
         self.model.flows.push((id, remote, standing, self.now));
     }
 
@@ -242,7 +417,7 @@ impl Pair {
         prop_assert_eq!(victim.is_some(), expected);
         if let Some(victim) = victim {
             prop_assert!(self.model.candidates().contains(&victim), "{:?}", victim);
-            self.model.flows.retain(|flow| flow.0 != victim);
+            self.model.forget(victim);
         }
         Ok(())
     }
@@ -250,7 +425,8 @@ impl Pair {
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
             Step::Admit(source) => {
-                let (verdict, expected) = (self.books.admit(source, false), self.model.verdict(source));
+                let (verdict, expected) =
+                    (self.books.admit(self.now, source, LISTENER, false), self.model.verdict(source));
                 prop_assert_eq!(verdict.map(|victim| victim.is_some()), expected);
                 if let Ok(victim) = verdict {
                     self.evicted(victim, expected == Ok(true))?;
@@ -273,12 +449,25 @@ impl Pair {
             Step::Think(which, standing) if !self.model.flows.is_empty() => {
                 let flow = which.index(self.model.flows.len());
                 let flow = &mut self.model.flows[flow];
+                let (id, wide, rises) = (flow.0, prefix(flow.1, 2), standing > flow.2);
                 flow.2 = flow.2.max(standing);
-                self.books.standing(flow.0, standing);
+                self.model.order.retain(|entry| entry.0 != id || !rises);
+                if rises && standing == Standing::Proven {
+                    self.model.order.push((id, wide));
+                }
+                let newcomer = (standing == Standing::Proven).then_some(id);
+                let expected = if rises { self.model.outranked(newcomer) } else { Vec::new() };
+                let victim = self.books.standing(self.now, id, standing);
+                prop_assert_eq!(victim.is_some(), !expected.is_empty());
+                if let Some(victim) = victim {
+                    prop_assert!(expected.contains(&victim), "{:?} of {:?}", victim, expected);
+                    self.model.forget(victim);
+                }
             }
             Step::Close(which) if !self.model.flows.is_empty() => {
-                let flow = self.model.flows.remove(which.index(self.model.flows.len()));
-                self.books.closed(flow.0);
+                let (id, ..) = self.model.flows[which.index(self.model.flows.len())];
+                self.model.forget(id);
+                self.books.closed(self.now, id);
             }
             Step::Wait(millis) => {
                 self.now += Duration::from_millis(millis);
@@ -302,7 +491,7 @@ impl Pair {
 proptest! {
     #[test]
     fn the_books_agree_with_the_model(steps in proptest::collection::vec(any_step(), 0..300)) {
-        let mut pair = Pair { books: Admission::new(LIMITS, SLOTS, [9; 16]), model: Model::default(), now: Instant::ZERO, generation: 0 };
+        let mut pair = Pair { books: books(LIMITS, 9), model: Model::default(), now: Instant::ZERO, generation: 0 };
         for step in steps {
             pair.step(step)?;
         }

@@ -4,11 +4,13 @@
 
 mod cap;
 pub mod cookie;
+mod deny;
 mod hello;
 mod listeners;
 mod spent;
 mod synack;
 
+pub use deny::DenyList;
 pub use hello::plausible as plausible_hello;
 pub use listeners::Listeners;
 

@@ -16,6 +16,7 @@ use crossbeam::queue::ArrayQueue;
 
 use super::Seed;
 use super::directory::Directory;
+use crate::admit::Census;
 use crate::frame::Meta;
 use crate::wire::{FlowKey, LinkId};
 
@@ -42,7 +43,9 @@ impl ExchangeConfig {
     /// Memory that the exchange takes, in bytes; that for frames is used only as far as it is needed.
     pub fn bytes(&self) -> usize {
         let inboxes: usize = self.frame_bytes.iter().map(|&bytes| frames(bytes) * bytes).sum();
-        self.flows.div_ceil(2).next_power_of_two() * 64 + usize::from(self.shards) * inboxes
+        self.flows.div_ceil(2).next_power_of_two() * 64
+            + Census::bytes(self.flows)
+            + usize::from(self.shards) * inboxes
     }
 }
 
@@ -53,6 +56,7 @@ pub type Wake = Box<dyn Fn(u16) + Send + Sync>;
 pub struct Exchange {
     seed: [u8; 32],
     directory: Directory,
+    census: Arc<Census>,
     /// By shard, then by link.
     inboxes: Vec<Vec<Inbox>>,
     wake: Wake,
@@ -70,6 +74,7 @@ impl Exchange {
         let inboxes = |_| config.frame_bytes.iter().map(|&bytes| Inbox::new(bytes)).collect();
         Arc::new(Exchange {
             seed: config.seed,
+            census: Census::new(config.shards, config.flows, Seed::new(&config.seed, 2).bytes16()),
             directory: Directory::new(config.flows, Seed::new(&config.seed, 1).bytes16()),
             inboxes: (0..config.shards).map(inboxes).collect(),
             wake,
@@ -100,6 +105,11 @@ pub(super) struct Member {
 impl Member {
     pub(super) fn new(exchange: Arc<Exchange>, me: u16) -> Self {
         Member { exchange, me }
+    }
+
+    /// What the shards count together.
+    pub(super) fn census(&self) -> Arc<Census> {
+        self.exchange.census.clone()
     }
 
     /// A flow of ours began.

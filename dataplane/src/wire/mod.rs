@@ -8,6 +8,7 @@ mod checksum;
 mod options;
 mod parse;
 mod prefix;
+mod prefix_set;
 #[cfg(test)]
 pub(crate) mod sample;
 mod seq;
@@ -16,6 +17,7 @@ pub use address::{Address, FlowKey, Mac};
 pub use build::{BuildRules, Built, build_tcp};
 pub use parse::{Kind, LinkRules, Packet, parse, parse_into};
 pub use prefix::{Prefix, PrefixError};
+pub use prefix_set::PrefixSet;
 pub use seq::Seq;
 
 pub(crate) use build::Head;

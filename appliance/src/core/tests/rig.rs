@@ -327,7 +327,7 @@ impl Host {
         }
         self.shard.advance(now);
         while let Some(event) = self.shard.event(now) {
-            self.event(event);
+            self.event(now, event);
         }
         let budget = self.tx.space();
         self.shard.transmit(now, LinkId(0), &mut self.port, &mut self.tx, budget);
@@ -335,11 +335,11 @@ impl Host {
         received + sent > 0
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, now: Instant, event: Event) {
         match event {
             Event::Accepted(flow, _) => {
                 let remote = self.shard.flow(flow).map(|flow| flow.key().remote());
-                self.shard.standing(flow, shard::Standing::Proven);
+                self.shard.standing(now, flow, shard::Standing::Proven);
                 self.flows.insert(flow, State { open: true, accepted: true, remote, ..State::default() });
             }
             Event::Connected(flow) => {
