@@ -71,10 +71,12 @@ pub struct Entry {
     pub about: &'static str,
     /// How it is made. Nothing is set up before.
     pub kind: Kind,
+    /// Only if named: it takes minutes, or needs more than the others.
+    pub long: bool,
 }
 
 const fn memory(name: &'static str, about: &'static str, make: fn(bool) -> Box<dyn Figure>) -> Entry {
-    Entry { name, about, kind: Kind::Memory(make) }
+    Entry { name, about, kind: Kind::Memory(make), long: false }
 }
 
 const fn over_rig(
@@ -82,7 +84,7 @@ const fn over_rig(
     about: &'static str,
     run: fn(&Settings<'_>) -> Outcome<Answer>,
 ) -> Entry {
-    Entry { name, about, kind: Kind::Rig(run) }
+    Entry { name, about, kind: Kind::Rig(run), long: false }
 }
 
 /// All figures, in the order of the report.
@@ -119,7 +121,17 @@ pub const FIGURES: &[Entry] = &[
     ),
     over_rig("proxy-bulk-xdp", "bytes through a TCP proxy, AF_XDP frame by frame", figures::bulk::xdp),
     over_rig("proxy-bytes", "memory of an idle connection through a TCP proxy", figures::idle::bytes),
+    over_rig("session-pairs-known", "TLS both ways, peers that came before", figures::pairs::known),
+    over_rig("session-pairs-fresh", "TLS both ways, ids never seen before", figures::pairs::fresh),
     over_rig("idle-cpu", "processor time with nothing to do", figures::idle::cpu),
+    Entry {
+        long: true,
+        ..over_rig(
+            "node-under-attack",
+            "a real node, bare and behind Hedgerow, under a dozen attacks",
+            figures::node::run,
+        )
+    },
 ];
 
 /// Processor time of this thread: what else the machine does counts for neither side.

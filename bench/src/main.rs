@@ -12,7 +12,7 @@ Measures figures of Hedgerow beside those of its peers, interleaved in one run o
 
 usage: bench/run [NAME...] [--quick] [--out DIR] [--list]
 
-  NAME       figures to run (default: all)
+  NAME       figures to run (default: all but those that take minutes)
   --quick    shorter rounds and fewer of them
   --out DIR  where figures.json, raw numbers and plots go (default: target/bench)
   --list     name the figures and stop
@@ -80,11 +80,15 @@ fn run(options: &Options) -> Result<bool, String> {
     if let Some(unknown) = options.names.iter().find(|name| !known(name)) {
         return Err(format!("no figure named {unknown}; --list names them"));
     }
-    let wanted =
-        |entry: &&Entry| options.names.is_empty() || options.names.iter().any(|name| name == entry.name);
+    let named = |entry: &Entry| options.names.iter().any(|name| name == entry.name);
+    let wanted = |entry: &&Entry| match options.names.is_empty() {
+        true => options.list || !entry.long,
+        false => named(entry),
+    };
     if options.list {
         for entry in FIGURES.iter().filter(wanted) {
-            println!("{:<20} {}", entry.name, entry.about);
+            let long = if entry.long { " (only by name)" } else { "" };
+            println!("{:<20} {}{long}", entry.name, entry.about);
         }
         return Ok(true);
     }

@@ -73,6 +73,8 @@ pub struct NodeSetup {
     pub preload: u64,
     /// Whether it can farm.
     pub farms: bool,
+    /// Settings of its configuration beside the stock ones, each `KEY=JSON`.
+    pub settings: &'static [&'static str],
 }
 
 impl Node {
@@ -98,6 +100,9 @@ impl Node {
         command.arg("--preload").arg(setup.preload.to_string()).stderr(log);
         if setup.farms {
             command.arg("--farms");
+        }
+        for setting in setup.settings {
+            command.args(["--set", setting]);
         }
         let dialogue = Dialogue::start(&mut command)?;
         let ready = dialogue.hear(PATIENCE).map_err(|error| {

@@ -74,7 +74,7 @@ impl Site {
         inner.shell("ip route add default via 10.2.0.1 && ip -6 route add default via fd02::1")?;
         count_dials(&inner)?;
         let scratch = Scratch::new(name)?;
-        let setup = NodeSetup { preload: CHAIN_BLOCKS, farms: true };
+        let setup = NodeSetup { preload: CHAIN_BLOCKS, farms: true, ..NodeSetup::default() };
         let node = Node::start(&inner, scratch.path(), "inner", setup)?;
         Ok(Site { outer, attacker, boxed, inner, node, scratch })
     }

@@ -5,6 +5,8 @@ pub mod bulk;
 pub mod connects;
 pub mod idle;
 pub mod kinds;
+pub mod node;
+pub mod pairs;
 pub mod syn;
 pub mod under_flood;
 

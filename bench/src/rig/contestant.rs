@@ -1,7 +1,8 @@
 //! Who runs in the box: Hedgerow, or what an operator would use instead. Each gets what its manual recommends against
 //! floods, the same box core, and the same node behind it.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -9,15 +10,28 @@ use hedgerow_tests::appliance::{Appliance, Scratch, binary};
 use hedgerow_tests::rig::{Namespace, Process};
 use hedgerow_tests::{Context, Outcome};
 
+use base64ct::{Base64, Encoding};
+use hedgerow_policy::tls::ca::Authority;
+
 use super::needs::Tool;
+use super::station;
 use super::traffic::{Answer, Server};
 use super::{box_core, pin};
 
 /// TCP port of the service, and of the node for those who reach it at one port.
 pub const SERVICE: u16 = 7000;
+/// TCP port of Chia nodes.
+pub const CHIA: u16 = 8444;
 /// The node's other ports, one per node of Hedgerow's pool: its pace per node is for Chia nodes, and would be the measure
 /// of all things here.
 pub const NODES: std::ops::Range<u16> = 7001..7001 + 64;
+
+/// Settings of Hedgerow's pool and limits where its own speed is the question.
+const PACE_AND_QUOTAS: [&str; 2] = [
+    "dials_per_second = 1000\nslots = 100000\n",
+    "[limits]\nflows = 131072\nper_source = 100000\nper_24 = 100000\nper_16_percent = 100\n\
+     handshakes_in_flight = 100000\nwork_queue = 65536\nevents = 0\n",
+];
 
 /// How Hedgerow reaches its devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +60,12 @@ impl Driver {
 pub enum Contestant {
     /// This project, as a `tcp` listener.
     Hedgerow(Driver),
+    /// This project, as a `chia` listener over AF_PACKET, with its default limits.
+    Chia,
+    /// The same in front of many nodes and without quotas, so that nothing but its own speed holds it up.
+    Pairs,
+    /// Nobody: a router, the node is open to all.
+    Forward,
     /// A listener of the kernel in the box itself, always with SYN cookies.
     Kernel,
     /// nftables' SYNPROXY in front of the node.
@@ -54,6 +74,8 @@ pub enum Contestant {
     Haproxy,
     /// nginx, one process, stream.
     Nginx,
+    /// HAProxy, one thread, TLS 1.3 with certificates on both sides.
+    HaproxyTls,
 }
 
 impl Contestant {
@@ -61,6 +83,9 @@ impl Contestant {
     pub fn name(self) -> String {
         match self {
             Contestant::Hedgerow(driver) => format!("Hedgerow, {}", driver.name()),
+            Contestant::Chia | Contestant::Pairs => "Hedgerow, chia".into(),
+            Contestant::HaproxyTls => "HAProxy TLS both ways".into(),
+            Contestant::Forward => "plain forwarding".into(),
             Contestant::Kernel => "kernel, tcp_syncookies=2".into(),
             Contestant::SynProxy => "nftables SYNPROXY".into(),
             Contestant::Haproxy => "HAProxy TCP".into(),
@@ -71,7 +96,7 @@ impl Contestant {
     /// Programs that it needs, with their packages.
     pub fn tools(self) -> &'static [Tool] {
         match self {
-            Contestant::Haproxy => &[("haproxy", "haproxy")],
+            Contestant::Haproxy | Contestant::HaproxyTls => &[("haproxy", "haproxy")],
             Contestant::Nginx => &[("nginx", "nginx, libnginx-mod-stream")],
             _ => &[],
         }
@@ -94,7 +119,7 @@ impl Contestant {
 
     /// Whether the kernel of the box owns its addresses.
     pub fn on_kernel(self) -> bool {
-        !matches!(self, Contestant::Hedgerow(_))
+        !matches!(self, Contestant::Hedgerow(_) | Contestant::Chia | Contestant::Pairs)
     }
 }
 
@@ -124,6 +149,18 @@ pub fn start(
             let text = sections(driver, public, private);
             Appliance::start_tethered(boxed, scratch, &text).map(Running::Appliance)
         }
+        Contestant::Chia | Contestant::Pairs => {
+            let secret = scratch.path().join("secret");
+            fs::write(&secret, "7d".repeat(32)).context("writing a secret")?;
+            fs::set_permissions(&secret, Permissions::from_mode(0o600)).context("protecting a secret")?;
+            let (nodes, limits) = match contestant {
+                Contestant::Pairs => (NODES, PACE_AND_QUOTAS),
+                _ => (CHIA..CHIA + 1, ["", ""]),
+            };
+            let text = chia_sections(public, private, &secret, nodes, limits);
+            Appliance::start_tethered(boxed, scratch, &text).map(Running::Appliance)
+        }
+        Contestant::Forward => boxed.shell("sysctl -qw net.ipv4.ip_forward=1").map(|_| Running::Rules),
         Contestant::Kernel => {
             let server = Server::start(boxed, SERVICE..SERVICE + 1, Answer::Echo, box_core())?;
             Ok(Running::Listener(server))
@@ -131,6 +168,7 @@ pub fn start(
         Contestant::SynProxy => syn_proxy(boxed, public).map(|()| Running::Rules),
         Contestant::Haproxy => haproxy(boxed, scratch.path()).map(Running::Program),
         Contestant::Nginx => nginx(boxed, scratch.path()).map(Running::Program),
+        Contestant::HaproxyTls => haproxy_tls(boxed, scratch.path()).map(Running::Program),
     }
 }
 
@@ -148,6 +186,28 @@ pub fn sections(driver: Driver, public: &str, private: &str) -> String {
          handshakes_in_flight = 100000\nevents = 0\n",
         core = box_core(),
         driver = driver.name(),
+        nodes = nodes.join(", "),
+    )
+}
+
+/// Hedgerow's configuration in front of a Chia node: defaults wherever there are some.
+fn chia_sections(
+    public: &str,
+    private: &str,
+    secret: &Path,
+    nodes: std::ops::Range<u16>,
+    [pace, quotas]: [&str; 2],
+) -> String {
+    let nodes: Vec<String> = nodes.map(|port| format!("\"n{port}=10.2.0.2:{port}\"")).collect();
+    format!(
+        "[cores]\ndataplane = {core}\n\n\
+         [port.public]\ndevice = \"{public}\"\ndriver = \"af-packet\"\naddress = [\"10.1.0.1/24\"]\ngateway = [\"10.1.0.2\"]\n\n\
+         [port.private]\ndevice = \"{private}\"\ndriver = \"af-packet\"\naddress = [\"10.2.0.1/24\"]\n\n\
+         [[listener]]\nname = \"peers\"\nport = \"public\"\nlocal_port = {CHIA}\nprotocol = \"chia\"\n\
+         network = \"testnet0\"\ntypes = [\"full_node\"]\npool = \"front\"\n\n\
+         [pool.front]\nnodes = [{nodes}]\n{pace}\n\
+         [identity]\nsecret = {secret:?}\n\n{quotas}",
+        core = box_core(),
         nodes = nodes.join(", "),
     )
 }
@@ -189,6 +249,34 @@ fn haproxy(boxed: &Namespace, folder: &Path) -> Outcome<Process> {
     );
     fs::write(folder.join("haproxy.cfg"), text).context("writing HAProxy's configuration")?;
     program(boxed, folder, "haproxy -db -q -f haproxy.cfg")
+}
+
+/// TLS as Hedgerow does it: 1.3, AES-128-GCM first, certificates demanded and shown on both sides, nothing resumed.
+fn haproxy_tls(boxed: &Namespace, folder: &Path) -> Outcome<Process> {
+    let credential = station::credential(3)?;
+    let leaf = credential.chain.first().context("a certificate")?;
+    let both = pem("CERTIFICATE", leaf) + &pem("PRIVATE KEY", credential.key.secret_der());
+    let authority = Authority::chia_certificate().context("the Chia CA")?;
+    fs::write(folder.join("box.pem"), both).context("writing a certificate")?;
+    fs::write(folder.join("ca.pem"), pem("CERTIFICATE", &authority)).context("writing a certificate")?;
+    let suites = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384";
+    let text = format!(
+        "global\n maxconn 4000\n nbthread 1\n ssl-default-bind-ciphersuites {suites}\n ssl-default-server-ciphersuites {suites}\n\
+         defaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
+         listen service\n\
+         bind 10.1.0.1:{CHIA} backlog 65535 ssl crt box.pem ca-file ca.pem verify required ssl-min-ver TLSv1.3 no-tls-tickets\n\
+         server node 10.2.0.2:{CHIA} ssl crt box.pem ca-file ca.pem verify required ssl-min-ver TLSv1.3 no-ssl-reuse\n"
+    );
+    fs::write(folder.join("haproxy.cfg"), text).context("writing HAProxy's configuration")?;
+    program(boxed, folder, "haproxy -db -q -f haproxy.cfg")
+}
+
+/// DER as PEM (RFC 7468).
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = Base64::encode_string(der);
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 fn nginx(boxed: &Namespace, folder: &Path) -> Outcome<Process> {

@@ -11,10 +11,13 @@
 //! for what counts as the box's time. Everything is held by processes that end with this one, and namespaces end with the
 //! last process in them: nothing is left behind, however a run ends.
 
+pub mod attacks;
 pub mod contestant;
 pub mod flood;
 pub mod frames;
 pub mod needs;
+pub mod peers;
+pub mod station;
 pub mod time;
 pub mod traffic;
 pub mod world;
@@ -32,6 +35,10 @@ pub const OUTSIDE: usize = 0;
 pub fn box_core() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from) - 1
 }
+
+/// The rig's priority: that of its processes (from `bench/run`) and of its NAPI threads, so that what else the machine does
+/// disturbs all contestants alike, and little.
+pub const NICE: i32 = -10;
 
 /// Pins a thread (`None`: the calling one) to a core.
 pub fn pin(thread: Option<i32>, core: usize) -> Outcome {

@@ -86,6 +86,9 @@ pub fn thread_napi(namespace: &Namespace, device: &str, core: usize) -> Outcome<
         let number = entry.file_name().to_str().and_then(|text| text.parse().ok());
         if let Some(number) = number.filter(|_| name.starts_with(&prefix)) {
             pin(Some(number), core)?;
+            // As nimble as the rig's processes; a neighbour's builds are not to be what is measured.
+            rustix::process::setpriority_process(rustix::process::Pid::from_raw(number), super::NICE)
+                .context("the priority of a NAPI thread")?;
             found.push(entry.path());
         }
     }

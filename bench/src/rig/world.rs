@@ -14,7 +14,7 @@ use hedgerow_tests::rig::Namespace;
 use hedgerow_tests::{Context, Outcome};
 use serde_json::Value;
 
-use super::contestant::{self, Contestant, Driver, Running, SERVICE};
+use super::contestant::{self, CHIA, Contestant, Driver, Running, SERVICE};
 use super::flood::Flood;
 use super::frames::{Aim, Kind, SOURCES, frames};
 use super::time::{self, BoxTime};
@@ -81,6 +81,8 @@ impl World {
             mac_text(GATEWAY)
         ))?;
         attacker.address("wan", &["10.1.0.2/24"])?;
+        // Attackers that finish handshakes have any address they like.
+        attacker.shell("ip route add local 10.128.0.0/9 dev lo && ip route add 10.2.0.0/24 via 10.1.0.1")?;
         join(&attacker, &client, &name("cli"), &name("wan"), link)?;
         let tap = contestant == Contestant::Hedgerow(Driver::Tap);
         let (kernel, running) = if tap {
@@ -130,6 +132,9 @@ impl World {
 
     /// Waits until a connection to the service is accepted.
     fn await_listener(&self) -> Outcome {
+        if self.contestant == Contestant::Forward {
+            return Ok(()); // the node comes later
+        }
         let target = self.target().into();
         let attempt = || TcpStream::connect_timeout(&target, Duration::from_millis(500));
         let accepted = wait_for("a connection is accepted", Duration::from_secs(10), || {
@@ -145,6 +150,10 @@ impl World {
     pub fn target(&self) -> SocketAddrV4 {
         match self.contestant {
             Contestant::SynProxy => SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 2), SERVICE),
+            Contestant::Forward => SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 2), CHIA),
+            Contestant::Chia | Contestant::Pairs | Contestant::HaproxyTls => {
+                SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), CHIA)
+            }
             _ => SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), SERVICE),
         }
     }
@@ -223,7 +232,7 @@ fn join(attacker: &Namespace, client: &Namespace, near: &str, far: &str, link: L
     attacker.shell(&format!("ip link set {near} master wan"))?;
     let addresses: Vec<String> = (10..60).map(|host| format!("10.1.0.{host}/24")).collect();
     client.address(far, &addresses.iter().map(String::as_str).collect::<Vec<_>>())?;
-    client.shell("ip route add default via 10.1.0.1").map(drop)
+    client.shell("ip route add default via 10.1.0.1 && ip route add 10.128.0.0/9 via 10.1.0.2").map(drop)
 }
 
 /// The box's links over veth: (namespace, its device, the box's). Says which threads of the kernel work for the box.

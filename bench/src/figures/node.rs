@@ -1,0 +1,337 @@
+//! `node-under-attack`: a real, stock full node that anybody can reach, and the same node behind Hedgerow, under the same
+//! attackers; and, as the reference, the same attackers against a server that only swallows.
+//!
+//! In each phase the node's own RPC is asked some twenty times a second, and halfway a second node, an honest peer from
+//! outside, farms a block: how long until the RPC knows it? Attackers, nodes and clients share the first core, attackers
+//! with the lowest priority; the box has the last one.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hedgerow_tests::check::wait_for;
+use hedgerow_tests::nodes::{Node, NodeSetup};
+use hedgerow_tests::rig::Namespace;
+use hedgerow_tests::{Context, Outcome};
+use rustls::ClientConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+
+use super::worlds;
+use crate::plot::{Chart, Series};
+use crate::report::{Better, Measured, Result};
+use crate::rig::attacks::{Attack, Attackers, IDENTITIES};
+use crate::rig::contestant::CHIA;
+use crate::rig::frames::Kind;
+use crate::rig::peers::{self, Session};
+use crate::rig::time::BoxTime;
+use crate::rig::traffic::{Answer as Reply, Server};
+use crate::rig::{Contestant, Link, OUTSIDE, World, pin};
+use crate::{Answer, Settings};
+
+/// Blocks of the test chain that both nodes begin with.
+const CHAIN: u64 = 40;
+/// SYNs a second of the flood.
+const SYNS: u32 = 20_000;
+/// Where the reference swallows, in the client's namespace.
+const SINK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 59), CHIA + 1);
+/// A block that is not there after this long is called late by as much.
+const BLOCK_LIMIT: Duration = Duration::from_secs(20);
+/// What the issue allows: RPC p99 and memory, against the reference.
+const LIMIT: f64 = 1.2;
+
+/// What the node was like during one phase.
+#[derive(Clone, Copy, Debug, Default)]
+struct Phase {
+    p50: f64,
+    p99: f64,
+    block: f64,
+    megabytes: f64,
+    cpu: f64,
+    tried: u64,
+    done: u64,
+}
+
+/// Phases by attack: against the sink, the bare node, and the node behind Hedgerow.
+type Phases = Vec<(String, [Phase; 3])>;
+
+/// The figure.
+pub fn run(settings: &Settings<'_>) -> Outcome<Answer> {
+    if std::env::var_os("HEDGEROW_TEST_PYTHON").is_none() {
+        return Ok(Answer::Skipped(
+            "needs chia-blockchain, which bench/run installs when this figure is named".into(),
+        ));
+    }
+    let contestants = [(Contestant::Forward, Link::Frames), (Contestant::Chia, Link::Frames)];
+    let worlds = match worlds(&contestants, settings)? {
+        Ok(worlds) => worlds,
+        Err(skipped) => return Ok(skipped),
+    };
+    (settings.progress)("starting four nodes");
+    // Children inherit the core.
+    pin(None, OUTSIDE)?;
+    let mut homes = worlds.iter().map(Home::new).collect::<Outcome<Vec<_>>>()?;
+    let identities = Arc::new(peers::identities(1_000, IDENTITIES)?);
+    let _sink = Server::start(&worlds[0].client, SINK.port()..SINK.port() + 1, Reply::Swallow, OUTSIDE)?;
+    let length = if settings.quick { Duration::from_secs(4) } else { Duration::from_secs(10) };
+    let mut phases: Phases = vec![];
+    for attack in std::iter::once(None).chain(Attack::EACH.map(Some)) {
+        let name = attack.map_or("nothing".into(), Attack::name);
+        let mut row = [Phase::default(); 3];
+        for (index, (home, sink)) in [(0, true), (0, false), (1, false)].into_iter().enumerate() {
+            (settings.progress)(&format!("{name}: {}", ["sink", "bare", "behind Hedgerow"][index]));
+            let target = if sink { SINK } else { worlds[home].target() };
+            row[index] = phase(&worlds[home], &mut homes[home], attack, target, &identities, length)
+                .context(format_args!("{name} against {target}"))?;
+        }
+        phases.push((name, row));
+    }
+    Ok(Answer::Measured(Box::new(measured(&phases))))
+}
+
+/// A protected node and its honest peer.
+struct Home {
+    _node: Node,
+    peer: Node,
+    time: BoxTime,
+    rpc: Arc<ClientConfig>,
+}
+
+impl Home {
+    fn new(world: &World) -> Outcome<Self> {
+        let folder = world.scratch.path();
+        // Behind a source that stands for all peers a node is to ban none: what the manual says about `snat`.
+        let exempt: &[&str] = &["exempt_peer_networks=[\"10.2.0.1/32\"]"];
+        let settings = if world.contestant == Contestant::Chia { exempt } else { &[] };
+        let setup = NodeSetup { preload: CHAIN, farms: false, settings };
+        let node = Node::start(&world.node, folder, "protected", setup)?;
+        let setup = NodeSetup { preload: CHAIN, farms: true, settings: &[] };
+        let mut peer = Node::start(&world.client, folder, "peer", setup)?;
+        let time = BoxTime::new(&world.node, vec![])?;
+        let rpc = rpc_identity(&folder.join("protected"))?;
+        let target = world.target();
+        peer.connect(&target.ip().to_string(), target.port())?;
+        let height = peer.farm(1)?;
+        let home = Home { _node: node, peer, time, rpc };
+        wait_for("the node takes its peer's block", Duration::from_secs(60), || {
+            let mut probe = Probe::connect(&world.node, &home.rpc)?;
+            Ok((probe.height()? >= Some(height)).then_some(()))
+        })?;
+        Ok(home)
+    }
+}
+
+/// The certificate that the node's RPC accepts.
+fn rpc_identity(root: &Path) -> Outcome<Arc<ClientConfig>> {
+    let file = |name: &str| -> PathBuf { root.join("config/ssl/full_node").join(name) };
+    let chain =
+        CertificateDer::pem_file_iter(file("private_full_node.crt")).context("the RPC's certificate")?;
+    let chain = chain.collect::<std::result::Result<Vec<_>, _>>().context("the RPC's certificate")?;
+    let key = PrivateKeyDer::from_pem_file(file("private_full_node.key")).context("the RPC's key")?;
+    peers::identity(chain, key)
+}
+
+/// A connection to the node's RPC.
+struct Probe(Session);
+
+impl Probe {
+    fn connect(node: &Namespace, identity: &Arc<ClientConfig>) -> Outcome<Self> {
+        node.enter(|| Probe::here(identity).context("the node's RPC"))
+    }
+
+    fn here(identity: &Arc<ClientConfig>) -> std::io::Result<Self> {
+        let target = SocketAddrV4::new(Ipv4Addr::LOCALHOST, CHIA + 1_000);
+        Session::start(identity, peers::tcp(Ipv4Addr::LOCALHOST, target, None)?).map(Probe)
+    }
+
+    fn height(&mut self) -> Outcome<Option<u64>> {
+        self.ask().context("the node's RPC")
+    }
+
+    fn ask(&mut self) -> std::io::Result<Option<u64>> {
+        self.0.write(
+            b"POST /get_blockchain_state HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+        )?;
+        let answer = self.0.http()?;
+        let body = answer.windows(4).position(|window| window == b"\r\n\r\n").map_or(0, |at| at + 4);
+        let state: Value = serde_json::from_slice(&answer[body..]).map_err(std::io::Error::other)?;
+        Ok(state["blockchain_state"]["peak"]["height"].as_u64())
+    }
+}
+
+/// What the RPC said, when, and how long it took.
+#[derive(Debug, Default)]
+struct Heard {
+    times: Vec<Duration>,
+    heights: Vec<(Instant, u64)>,
+}
+
+/// Asks the RPC until told to stop.
+struct Asker {
+    stop: Arc<AtomicBool>,
+    heard: Arc<Mutex<Heard>>,
+    thread: JoinHandle<()>,
+}
+
+impl Asker {
+    fn start(node: &Namespace, identity: &Arc<ClientConfig>) -> Outcome<Self> {
+        let (stop, heard): (Arc<AtomicBool>, Arc<Mutex<Heard>>) = Default::default();
+        let (stopping, hearing, identity) = (stop.clone(), heard.clone(), identity.clone());
+        let thread = node.enter(move || {
+            Ok(std::thread::spawn(move || {
+                let mut probe = None;
+                while !stopping.load(Ordering::Relaxed) {
+                    let begin = Instant::now();
+                    if probe.is_none() {
+                        probe = Probe::here(&identity).ok();
+                    }
+                    let answer = probe.as_mut().and_then(|probe| probe.ask().ok());
+                    if answer.is_none() {
+                        probe = None;
+                    }
+                    if let Ok(mut heard) = hearing.lock() {
+                        heard.times.push(begin.elapsed());
+                        heard.heights.extend(answer.flatten().map(|height| (Instant::now(), height)));
+                    }
+                    std::thread::sleep(Duration::from_millis(40));
+                }
+            }))
+        })?;
+        Ok(Asker { stop, heard, thread })
+    }
+
+    /// When a height was first heard of.
+    fn known(&self, height: u64) -> Option<Instant> {
+        let heard = self.heard.lock().ok()?;
+        heard.heights.iter().find(|(_, known)| *known >= height).map(|(at, _)| *at)
+    }
+
+    fn end(self) -> Outcome<Vec<Duration>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| "the prober panicked".to_owned())?;
+        let mut heard = self.heard.lock().map_err(|_| "the prober panicked".to_owned())?;
+        Ok(std::mem::take(&mut heard.times))
+    }
+}
+
+/// One attack against one target, while the node of `world` is watched.
+fn phase(
+    world: &World,
+    home: &mut Home,
+    attack: Option<Attack>,
+    target: SocketAddrV4,
+    identities: &Arc<Vec<Arc<ClientConfig>>>,
+    length: Duration,
+) -> Outcome<Phase> {
+    let attackers =
+        attack.map(|attack| Attackers::start(&world.attacker, attack, target, identities, OUTSIDE));
+    let attackers = attackers.transpose()?;
+    let floods = attack.is_some_and(Attack::floods) && target != SINK;
+    let flood = if floods { Some(world.flood(Kind::Syn, SYNS)?) } else { None };
+    // What the attack does to newcomers it has to do first.
+    std::thread::sleep(length / 4);
+    let (begin, before) = (Instant::now(), home.time.read()?);
+    let asker = Asker::start(&world.node, &home.rpc)?;
+    let mut most = 0;
+    let mut watch = |until: Instant| -> Outcome {
+        while Instant::now() < until {
+            most = home.time.resident()?.max(most);
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        Ok(())
+    };
+    watch(begin + length / 2)?;
+    let height = home.peer.farm(1)?;
+    let made = Instant::now();
+    watch(begin + length)?;
+    while asker.known(height).is_none() && made.elapsed() < BLOCK_LIMIT {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let block = asker.known(height).map_or(BLOCK_LIMIT, |at| at.saturating_duration_since(made));
+    let cpu = (home.time.read()? - before).as_secs_f64() / begin.elapsed().as_secs_f64();
+    let count = |of: fn(&Attackers) -> &Arc<std::sync::atomic::AtomicU64>| {
+        attackers.as_ref().map_or(0, |attackers| of(attackers).load(Ordering::Relaxed))
+    };
+    let (tried, done) = (count(|a| &a.tried), count(|a| &a.done));
+    let mut times = asker.end()?;
+    drop((attackers, flood));
+    times.sort_unstable();
+    let quantile = |share: f64| {
+        let at = ((times.len() as f64 * share).ceil() as usize).clamp(1, times.len().max(1)) - 1;
+        times.get(at).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+    };
+    // Connections that the attack leaves behind are the node's own business, not the next attack's.
+    std::thread::sleep(Duration::from_secs(2));
+    Ok(Phase {
+        p50: quantile(0.5),
+        p99: quantile(0.99),
+        block: block.as_secs_f64(),
+        megabytes: most as f64 / 1e6,
+        cpu,
+        tried,
+        done,
+    })
+}
+
+fn measured(phases: &Phases) -> Measured {
+    let worst = |phase: fn(&Phase) -> f64, index: usize| {
+        phases
+            .iter()
+            .map(|(name, row)| (phase(&row[index]) / phase(&row[0]).max(1e-9), name))
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map_or((0.0, ""), |(ratio, name)| (ratio, name.as_str()))
+    };
+    let (rpc, rpc_name) = worst(|p| p.p99, 2);
+    let (memory, memory_name) = worst(|p| p.megabytes, 2);
+    let (bare, bare_name) = worst(|p| p.p99, 1);
+    let late = |index: usize| phases.iter().map(|(_, row)| row[index].block).fold(0.0, f64::max);
+    let ours = rpc.max(memory);
+    let mut result =
+        Result::of("node-under-attack", "x the sink", "the limit", Better::Less, 1.0, &[ours], &[LIMIT]);
+    if late(2) > 2.0 {
+        result.ratio = result.ratio.min(2.0 / late(2));
+    }
+    result.note = format!(
+        "behind Hedgerow: RPC p99 {rpc:.2}x ({rpc_name}), memory {memory:.2}x ({memory_name}), latest block {:.2} s; \
+         bare: RPC p99 {bare:.1}x ({bare_name}), latest block {:.2} s",
+        late(2),
+        late(1),
+    );
+    let names: Vec<&str> = phases.iter().map(|(name, _)| name.as_str()).collect();
+    let chart = |title: &str, y: &str, logarithmic, of: fn(&Phase) -> f64| {
+        let series =
+            ["null sink", "bare node", "behind Hedgerow"].iter().enumerate().map(|(index, name)| Series {
+                name: (*name).into(),
+                points: phases.iter().enumerate().map(|(n, (_, row))| (n as f64, of(&row[index]))).collect(),
+            });
+        Chart { title: title.into(), x: "attack".into(), y: y.into(), logarithmic, series: series.collect() }
+            .bars(&names)
+    };
+    let plots = vec![
+        ("-rpc-p50", chart("A full node's RPC under attack, p50", "ms", true, |p| p.p50)),
+        ("-rpc-p99", chart("A full node's RPC under attack, p99", "ms", true, |p| p.p99)),
+        ("-block", chart("Time until the node has a new block", "s", true, |p| p.block.max(0.01))),
+        ("-memory", chart("The node's memory, at most", "MB", false, |p| p.megabytes)),
+        ("-cpu", chart("The node's processor time", "share of a core", false, |p| p.cpu)),
+    ];
+    Measured { result, raw: raw(phases), plots }
+}
+
+fn raw(phases: &Phases) -> Value {
+    let phase = |p: &Phase| {
+        json!({
+            "rpc_p50_ms": p.p50, "rpc_p99_ms": p.p99, "block_s": p.block, "memory_mb": p.megabytes, "cpu": p.cpu,
+            "steps_tried": p.tried, "steps_done": p.done,
+        })
+    };
+    phases
+        .iter()
+        .map(|(name, row)| {
+            json!({ "attack": name, "sink": phase(&row[0]), "bare": phase(&row[1]), "hedgerow": phase(&row[2]) })
+        })
+        .collect()
+}
