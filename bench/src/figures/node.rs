@@ -1,13 +1,15 @@
 //! `node-under-attack`: a real, stock full node that anybody can reach, and the same node behind Hedgerow, under the same
 //! attackers; and, as the reference, the same attackers against a server that only swallows.
 //!
-//! In each phase the node's own RPC is asked some twenty times a second, and halfway a second node, an honest peer from
-//! outside, farms a block: how long until the RPC knows it? Attackers, nodes and clients share the first core, attackers
+//! In each phase the node's own RPC is asked some twenty times a second; halfway a second node, an honest peer that was
+//! there before, farms a block: how long until the RPC knows it? And a newcomer connects: how long until its handshake is
+//! answered? Each of the three has a node of its own, so that what an attack leaves behind in one is not seen in another;
+//! within one, attacks follow each other, as they would. Attackers, nodes and clients share the first core, attackers
 //! with the lowest priority; the box has the last one.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,7 +23,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
-use super::worlds;
+use super::{on, worlds};
 use crate::plot::{Chart, Series};
 use crate::report::{Better, Measured, Result};
 use crate::rig::attacks::{Attack, Attackers, IDENTITIES};
@@ -44,12 +46,16 @@ const BLOCK_LIMIT: Duration = Duration::from_secs(20);
 /// What the issue allows: RPC p99 and memory, against the reference.
 const LIMIT: f64 = 1.2;
 
+/// The reference, and the two that are compared.
+const CASES: [&str; 3] = ["null sink", "bare node", "behind Hedgerow"];
+
 /// What the node was like during one phase.
 #[derive(Clone, Copy, Debug, Default)]
 struct Phase {
     p50: f64,
     p99: f64,
     block: f64,
+    newcomer: f64,
     megabytes: f64,
     cpu: f64,
     tried: u64,
@@ -66,12 +72,12 @@ pub fn run(settings: &Settings<'_>) -> Outcome<Answer> {
             "needs chia-blockchain, which bench/run installs when this figure is named".into(),
         ));
     }
-    let contestants = [(Contestant::Forward, Link::Frames), (Contestant::Chia, Link::Frames)];
+    let contestants = on(Link::Frames, [Contestant::Forward, Contestant::Forward, Contestant::Chia]);
     let worlds = match worlds(&contestants, settings)? {
         Ok(worlds) => worlds,
         Err(skipped) => return Ok(skipped),
     };
-    (settings.progress)("starting four nodes");
+    (settings.progress)("starting six nodes");
     // Children inherit the core.
     pin(None, OUTSIDE)?;
     let mut homes = worlds.iter().map(Home::new).collect::<Outcome<Vec<_>>>()?;
@@ -82,11 +88,11 @@ pub fn run(settings: &Settings<'_>) -> Outcome<Answer> {
     for attack in std::iter::once(None).chain(Attack::EACH.map(Some)) {
         let name = attack.map_or("nothing".into(), Attack::name);
         let mut row = [Phase::default(); 3];
-        for (index, (home, sink)) in [(0, true), (0, false), (1, false)].into_iter().enumerate() {
-            (settings.progress)(&format!("{name}: {}", ["sink", "bare", "behind Hedgerow"][index]));
-            let target = if sink { SINK } else { worlds[home].target() };
-            row[index] = phase(&worlds[home], &mut homes[home], attack, target, &identities, length)
-                .context(format_args!("{name} against {target}"))?;
+        for (index, (world, home)) in worlds.iter().zip(&mut homes).enumerate() {
+            (settings.progress)(&format!("{name}: {}", CASES[index]));
+            let target = if index == 0 { SINK } else { world.target() };
+            row[index] = phase(world, home, attack, target, &identities, length)
+                .context(format_args!("{name}, {}", CASES[index]))?;
         }
         phases.push((name, row));
     }
@@ -218,6 +224,18 @@ impl Asker {
     }
 }
 
+/// Seconds until an honest peer that nobody knows has its handshake answered; [`peers::PATIENCE`] where it never has.
+fn newcomer(world: &World) -> Outcome<f64> {
+    static NUMBER: AtomicU64 = AtomicU64::new(1_000_000);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let identity = peers::identities(number, 1)?.pop().context("an identity")?;
+    let from = Ipv4Addr::new(10, 1, 0, 20 + (number % 30) as u8);
+    let (begin, target) = (Instant::now(), world.target());
+    let joined = world.client.enter(|| Ok(Session::join(&identity, from, target, None).is_ok()))?;
+    let seconds = begin.elapsed().as_secs_f64();
+    Ok(if joined { seconds } else { peers::PATIENCE.as_secs_f64().max(seconds) })
+}
+
 /// One attack against one target, while the node of `world` is watched.
 fn phase(
     world: &World,
@@ -251,9 +269,10 @@ fn phase(
     while asker.known(height).is_none() && made.elapsed() < BLOCK_LIMIT {
         std::thread::sleep(Duration::from_millis(20));
     }
+    let newcomer = newcomer(world)?;
     let block = asker.known(height).map_or(BLOCK_LIMIT, |at| at.saturating_duration_since(made));
     let cpu = (home.time.read()? - before).as_secs_f64() / begin.elapsed().as_secs_f64();
-    let count = |of: fn(&Attackers) -> &Arc<std::sync::atomic::AtomicU64>| {
+    let count = |of: fn(&Attackers) -> &Arc<AtomicU64>| {
         attackers.as_ref().map_or(0, |attackers| of(attackers).load(Ordering::Relaxed))
     };
     let (tried, done) = (count(|a| &a.tried), count(|a| &a.done));
@@ -270,6 +289,7 @@ fn phase(
         p50: quantile(0.5),
         p99: quantile(0.99),
         block: block.as_secs_f64(),
+        newcomer,
         megabytes: most as f64 / 1e6,
         cpu,
         tried,
@@ -289,6 +309,10 @@ fn measured(phases: &Phases) -> Measured {
     let (memory, memory_name) = worst(|p| p.megabytes, 2);
     let (bare, bare_name) = worst(|p| p.p99, 1);
     let late = |index: usize| phases.iter().map(|(_, row)| row[index].block).fold(0.0, f64::max);
+    let newcomer = |index: usize| {
+        let row = phases.iter().max_by(|a, b| a.1[index].newcomer.total_cmp(&b.1[index].newcomer));
+        row.map_or((0.0, ""), |(name, row)| (row[index].newcomer, name.as_str()))
+    };
     let ours = rpc.max(memory);
     let mut result =
         Result::of("node-under-attack", "x the sink", "the limit", Better::Less, 1.0, &[ours], &[LIMIT]);
@@ -296,18 +320,21 @@ fn measured(phases: &Phases) -> Measured {
         result.ratio = result.ratio.min(2.0 / late(2));
     }
     result.note = format!(
-        "behind Hedgerow: RPC p99 {rpc:.2}x ({rpc_name}), memory {memory:.2}x ({memory_name}), latest block {:.2} s; \
-         bare: RPC p99 {bare:.1}x ({bare_name}), latest block {:.2} s",
+        "behind Hedgerow: RPC p99 {rpc:.2}x ({rpc_name}), memory {memory:.2}x ({memory_name}), latest block {:.2} s, slowest \
+         newcomer {:.2} s ({}); bare: RPC p99 {bare:.1}x ({bare_name}), latest block {:.2} s, slowest newcomer {:.2} s ({})",
         late(2),
+        newcomer(2).0,
+        newcomer(2).1,
         late(1),
+        newcomer(1).0,
+        newcomer(1).1,
     );
     let names: Vec<&str> = phases.iter().map(|(name, _)| name.as_str()).collect();
     let chart = |title: &str, y: &str, logarithmic, of: fn(&Phase) -> f64| {
-        let series =
-            ["null sink", "bare node", "behind Hedgerow"].iter().enumerate().map(|(index, name)| Series {
-                name: (*name).into(),
-                points: phases.iter().enumerate().map(|(n, (_, row))| (n as f64, of(&row[index]))).collect(),
-            });
+        let series = CASES.iter().enumerate().map(|(index, name)| Series {
+            name: (*name).into(),
+            points: phases.iter().enumerate().map(|(n, (_, row))| (n as f64, of(&row[index]))).collect(),
+        });
         Chart { title: title.into(), x: "attack".into(), y: y.into(), logarithmic, series: series.collect() }
             .bars(&names)
     };
@@ -315,6 +342,10 @@ fn measured(phases: &Phases) -> Measured {
         ("-rpc-p50", chart("A full node's RPC under attack, p50", "ms", true, |p| p.p50)),
         ("-rpc-p99", chart("A full node's RPC under attack, p99", "ms", true, |p| p.p99)),
         ("-block", chart("Time until the node has a new block", "s", true, |p| p.block.max(0.01))),
+        (
+            "-newcomer",
+            chart("Time until a newcomer is served (10 s: never)", "s", true, |p| p.newcomer.max(0.01)),
+        ),
         ("-memory", chart("The node's memory, at most", "MB", false, |p| p.megabytes)),
         ("-cpu", chart("The node's processor time", "share of a core", false, |p| p.cpu)),
     ];
@@ -324,7 +355,7 @@ fn measured(phases: &Phases) -> Measured {
 fn raw(phases: &Phases) -> Value {
     let phase = |p: &Phase| {
         json!({
-            "rpc_p50_ms": p.p50, "rpc_p99_ms": p.p99, "block_s": p.block, "memory_mb": p.megabytes, "cpu": p.cpu,
+            "rpc_p50_ms": p.p50, "rpc_p99_ms": p.p99, "block_s": p.block, "newcomer_s": p.newcomer, "memory_mb": p.megabytes, "cpu": p.cpu,
             "steps_tried": p.tried, "steps_done": p.done,
         })
     };

@@ -13,11 +13,15 @@ use hedgerow_policy::tls::{Credential, mint};
 use hedgerow_policy::websocket::accept_key;
 use hedgerow_tests::rig::Namespace;
 use hedgerow_tests::{Context, Outcome};
+use rustix::net::sockopt;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::peers::{PATIENCE, handshake};
 use super::pin;
+
+/// How long a thread waits for a caller before it asks whether to stop.
+const GLANCE: Duration = Duration::from_millis(250);
 
 /// Nodes at several ports of one namespace; they end when dropped.
 #[derive(Debug)]
@@ -37,7 +41,9 @@ impl Stations {
             let mut threads = vec![];
             for &(port, count) in ports {
                 let listener = Arc::new(TcpListener::bind(("0.0.0.0", port)).context("a node's port")?);
-                listener.set_nonblocking(true).context("a node's port")?;
+                // Threads wait in `accept` itself, and look up now and then whether to stop.
+                sockopt::set_socket_timeout(&listener, sockopt::Timeout::Recv, Some(GLANCE))
+                    .context("a node's port")?;
                 for _ in 0..count {
                     let (listener, config) = (listener.clone(), config.clone());
                     let (stop, served) = (stopping.clone(), serving.clone());
@@ -106,14 +112,13 @@ fn serve(
         match listener.accept() {
             // What a caller does wrong ends its connection, and is the caller's to count.
             Ok((stream, _)) => drop(answer(stream, config, served)),
-            Err(_) => thread::sleep(Duration::from_millis(2)),
+            Err(_) => continue,
         }
     }
 }
 
 /// One session, from its first byte to its end.
 fn answer(stream: TcpStream, config: &Arc<ServerConfig>, served: &AtomicU64) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let connection = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
