@@ -175,6 +175,17 @@ impl Chart {
     }
 }
 
+/// Plots one under the other in one picture.
+pub fn stack(plots: &[String]) -> String {
+    let height = HEIGHT * plots.len() as f64;
+    let mut svg = format!("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\">\n");
+    for (number, plot) in plots.iter().enumerate() {
+        let place = format!("<svg y=\"{}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" ", HEIGHT * number as f64);
+        svg += &plot.replacen("<svg ", &place, 1);
+    }
+    svg + "</svg>\n"
+}
+
 /// About five round numbers that cover a range.
 fn ticks(low: f64, high: f64) -> Vec<f64> {
     let rough = (high - low) / 5.0;
@@ -248,6 +259,14 @@ mod tests {
             lines.contains("a &lt; b &amp; c") && lines.contains("theirs") && lines.ends_with("</svg>\n")
         );
         assert_eq!(chart(false).bars(&["p", "q", "r"]).matches("<rect").count(), 1 + 2 + 6);
+    }
+
+    #[test]
+    fn stacked_plots_are_all_there() {
+        let plot = chart(true).lines();
+        let both = stack(&[plot.clone(), plot]);
+        assert_eq!((both.matches("<svg ").count(), both.matches("</svg>").count()), (3, 3));
+        assert!(both.contains("<svg y=\"400\""));
     }
 
     #[test]

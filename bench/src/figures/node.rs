@@ -24,7 +24,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
 use super::{on, worlds};
-use crate::plot::{Chart, Series};
+use crate::plot::{Chart, Series, stack};
 use crate::report::{Better, Measured, Result};
 use crate::rig::attacks::{Attack, Attackers, IDENTITIES};
 use crate::rig::contestant::CHIA;
@@ -117,7 +117,7 @@ impl Home {
         let node = Node::start(&world.node, folder, "protected", setup)?;
         let setup = NodeSetup { preload: CHAIN, farms: true, settings: &[] };
         let mut peer = Node::start(&world.client, folder, "peer", setup)?;
-        let time = BoxTime::new(&world.node, vec![])?;
+        let time = BoxTime::new(&world.node, vec![], None)?;
         let rpc = rpc_identity(&folder.join("protected"))?;
         let target = world.target();
         peer.connect(&target.ip().to_string(), target.port())?;
@@ -271,7 +271,7 @@ fn phase(
     }
     let newcomer = newcomer(world)?;
     let block = asker.known(height).map_or(BLOCK_LIMIT, |at| at.saturating_duration_since(made));
-    let cpu = (home.time.read()? - before).as_secs_f64() / begin.elapsed().as_secs_f64();
+    let cpu = before.until(&home.time.read()?).as_secs_f64() / begin.elapsed().as_secs_f64();
     let count = |of: fn(&Attackers) -> &Arc<AtomicU64>| {
         attackers.as_ref().map_or(0, |attackers| of(attackers).load(Ordering::Relaxed))
     };
@@ -338,17 +338,15 @@ fn measured(phases: &Phases) -> Measured {
         Chart { title: title.into(), x: "attack".into(), y: y.into(), logarithmic, series: series.collect() }
             .bars(&names)
     };
-    let plots = vec![
-        ("-rpc-p50", chart("A full node's RPC under attack, p50", "ms", true, |p| p.p50)),
-        ("-rpc-p99", chart("A full node's RPC under attack, p99", "ms", true, |p| p.p99)),
-        ("-block", chart("Time until the node has a new block", "s", true, |p| p.block.max(0.01))),
-        (
-            "-newcomer",
-            chart("Time until a newcomer is served (10 s: never)", "s", true, |p| p.newcomer.max(0.01)),
-        ),
-        ("-memory", chart("The node's memory, at most", "MB", false, |p| p.megabytes)),
-        ("-cpu", chart("The node's processor time", "share of a core", false, |p| p.cpu)),
+    let charts = [
+        chart("A full node's RPC under attack, p50", "ms", true, |p| p.p50),
+        chart("A full node's RPC under attack, p99", "ms", true, |p| p.p99),
+        chart("Time until the node has a new block", "s", true, |p| p.block.max(0.01)),
+        chart("Time until a newcomer is served (10 s: never)", "s", true, |p| p.newcomer.max(0.01)),
+        chart("The node's memory, at most", "MB", false, |p| p.megabytes),
+        chart("The node's processor time", "share of a core", false, |p| p.cpu),
     ];
+    let plots = vec![("", stack(&charts))];
     Measured { result, raw: raw(phases), plots }
 }
 

@@ -8,15 +8,15 @@
 //! nanoseconds (`schedstat`). The price is one wake-up per burst, the same for everyone.
 //!
 //! Links that keep TSO ([`Link::Offloads`](super::world::Link)) cannot have NAPI threads. There, receive packet steering
-//! sends what arrives at the box to a soft interrupt of the box's core, which the scheduler counts as time of the thread that
-//! it interrupted, or of `ksoftirqd`. A saturated box is hardly ever idle, so its processes and `ksoftirqd` have nearly all
-//! of it; what interrupts somebody else's thread is not counted, which favours contestants on the kernel's stack.
+//! sends what arrives at the box to a soft interrupt of the box's core. The kernel samples the time of these per core
+//! (`/proc/stat`); what interrupted a process of the box is in that one's time already, so of the sum only the share is
+//! added in which no process of the box ran.
 //!
 //! Not counted anywhere: timers of the kernel's TCP, which run in soft interrupts of their own; a few per connection, for peers only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hedgerow_tests::rig::Namespace;
 use hedgerow_tests::{Context, Outcome};
@@ -29,22 +29,43 @@ pub struct BoxTime {
     /// Threads of the kernel that work for it, as directories of `/proc`.
     kernel: Vec<PathBuf>,
     namespace: PathBuf,
+    /// The core whose soft interrupts work for the box, where it has no NAPI threads.
+    interrupted: Option<usize>,
+}
+
+/// What a box's clock shows at one time.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    at: Instant,
+    threads: Duration,
+    interrupts: Duration,
+}
+
+impl Reading {
+    /// Processor time of the box from this reading to a later one.
+    pub fn until(&self, later: &Reading) -> Duration {
+        let threads = later.threads.saturating_sub(self.threads);
+        let interrupts = later.interrupts.saturating_sub(self.interrupts);
+        let busy = threads.as_secs_f64() / later.at.duration_since(self.at).as_secs_f64().max(1e-9);
+        threads + interrupts.mul_f64((1.0 - busy).clamp(0.0, 1.0))
+    }
 }
 
 impl BoxTime {
     /// A clock for what lives in `namespace` and for NAPI threads that were found.
-    pub fn new(namespace: &Namespace, kernel: Vec<PathBuf>) -> Outcome<Self> {
-        Ok(BoxTime { kernel, namespace: namespace.identity()? })
+    pub fn new(namespace: &Namespace, kernel: Vec<PathBuf>, interrupted: Option<usize>) -> Outcome<Self> {
+        Ok(BoxTime { kernel, namespace: namespace.identity()?, interrupted })
     }
 
-    /// Processor time since the box began; that of threads which have ended is forgotten.
-    pub fn read(&self) -> Outcome<Duration> {
-        let mut total: Duration = self.kernel.iter().filter_map(|path| thread_time(path)).sum();
+    /// What the clock shows; the time of threads which have ended is forgotten.
+    pub fn read(&self) -> Outcome<Reading> {
+        let mut threads: Duration = self.kernel.iter().filter_map(|path| thread_time(path)).sum();
         for process in self.processes()? {
             let tasks = fs::read_dir(process.join("task")).into_iter().flatten().flatten();
-            total += tasks.filter_map(|task| thread_time(&task.path())).sum::<Duration>();
+            threads += tasks.filter_map(|task| thread_time(&task.path())).sum::<Duration>();
         }
-        Ok(total)
+        let interrupts = self.interrupted.map_or(Ok(Duration::ZERO), soft_interrupts)?;
+        Ok(Reading { at: Instant::now(), threads, interrupts })
     }
 
     /// Processes in the namespace, as directories of `/proc`.
@@ -100,15 +121,47 @@ pub fn thread_napi(namespace: &Namespace, device: &str, core: usize) -> Outcome<
     Ok(found)
 }
 
-/// The kernel's thread for soft interrupts of a core that is busy with them.
-pub fn soft_interrupts(core: usize) -> Outcome<Vec<PathBuf>> {
-    let name = format!("ksoftirqd/{core}\n");
-    let all = fs::read_dir("/proc").context("/proc")?.flatten().map(|entry| entry.path());
-    Ok(all.filter(|path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm == name)).collect())
+/// Ticks a second in `/proc/stat` (proc(5)); the same on every architecture that matters here.
+const USER_HZ: u32 = 100;
+
+/// Time of a core in soft interrupts, as the kernel samples it.
+fn soft_interrupts(core: usize) -> Outcome<Duration> {
+    let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+    let name = format!("cpu{core}");
+    let line = text.lines().find(|line| line.split_whitespace().next() == Some(&name));
+    // user nice system idle iowait irq softirq
+    let ticks = line.and_then(|line| line.split_whitespace().nth(7)?.parse().ok());
+    let ticks: u64 = ticks.context(format_args!("{name} in /proc/stat"))?;
+    Ok(Duration::from_secs(ticks) / USER_HZ)
 }
 
 /// Lets frames that a TAP device brings into the kernel be handled on `core`, not by the thread that wrote them.
 pub fn steer(namespace: &Namespace, device: &str, core: usize) -> Outcome {
     let mask = 1_u64 << core;
     namespace.with_sysfs(&format!("echo {mask:x} >/sys/class/net/{device}/queues/rx-0/rps_cpus")).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupts_of_the_box_itself_are_not_counted_twice() {
+        let at = Instant::now();
+        let before = Reading { at, threads: Duration::ZERO, interrupts: Duration::ZERO };
+        let after = |threads, interrupts| Reading {
+            at: at + Duration::from_secs(1),
+            threads: Duration::from_millis(threads),
+            interrupts: Duration::from_millis(interrupts),
+        };
+        assert_eq!(before.until(&after(0, 200)), Duration::from_millis(200));
+        assert_eq!(before.until(&after(250, 200)), Duration::from_millis(400));
+        assert_eq!(before.until(&after(1_000, 200)), Duration::from_millis(1_000));
+    }
+
+    #[test]
+    fn soft_interrupts_are_found() {
+        assert!(soft_interrupts(0).is_ok());
+        assert!(soft_interrupts(9_999).is_err());
+    }
 }

@@ -106,7 +106,8 @@ impl World {
         tune(&client)?;
         tune(&node)?;
         count_answers(&attacker, &outlet)?;
-        let time = BoxTime::new(&boxed, kernel)?;
+        let interrupted = (link == Link::Offloads && !tap).then(box_core);
+        let time = BoxTime::new(&boxed, kernel, interrupted)?;
         let mut world = World {
             contestant,
             attacker,
@@ -210,7 +211,7 @@ impl World {
     pub fn cost<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Outcome<(T, Duration)> {
         let before = self.time.read()?;
         let done = work()?;
-        Ok((done, self.time.read()?.saturating_sub(before)))
+        Ok((done, before.until(&self.time.read()?)))
     }
 
     /// The box's address, as its neighbour learned it.
@@ -243,7 +244,6 @@ fn wire(boxed: &Namespace, ends: [(&Namespace, &String, &String); 2], link: Link
         serve(namespace, far, OUTSIDE, link)?;
         threads.extend(serve(boxed, near, box_core(), link)?);
     }
-    threads.dedup();
     Ok(threads)
 }
 
@@ -251,7 +251,7 @@ fn wire(boxed: &Namespace, ends: [(&Namespace, &String, &String); 2], link: Link
 fn serve(namespace: &Namespace, device: &str, core: usize, link: Link) -> Outcome<Vec<PathBuf>> {
     match link {
         Link::Frames => time::thread_napi(namespace, device, core),
-        Link::Offloads => time::steer(namespace, device, core).and_then(|()| time::soft_interrupts(core)),
+        Link::Offloads => time::steer(namespace, device, core).map(|()| vec![]),
     }
 }
 
