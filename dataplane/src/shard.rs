@@ -22,11 +22,9 @@ use crate::frame::{Abilities, BATCH, Batch, Frame, Meta, Pool};
 use crate::link::{self, Bucket, Hop, IcmpErrorKind, Link, LinkConfig};
 use crate::reason::Counters;
 use crate::screen::{self, DenyList, Listeners, Master, Screen, ScreenConfig};
-use crate::tcp::{Engine, EngineConfig, Flow, KeyHash, LinkSettings, PathError, Waiting};
+use crate::tcp::{Engine, EngineConfig, Flow, Gone, KeyHash, LinkSettings, PathError, Waiting};
 use crate::time::Instant;
-use crate::wire::{
-    self, Address, Agreed, BuildRules, FlowKey, Kind, LinkId, LinkRules, Packet, PrefixSet, Seq,
-};
+use crate::wire::{self, Address, Agreed, BuildRules, FlowKey, Kind, LinkId, LinkRules, Packet, PrefixSet};
 
 use exchange::Member;
 pub use exchange::{Exchange, ExchangeConfig, Wake};
@@ -245,15 +243,6 @@ impl Statistics {
     }
 }
 
-/// What the shard remembers beside the engine about a flow that a peer opened.
-#[derive(Clone, Copy, Debug)]
-struct Accepted {
-    id: FlowId,
-    key: FlowKey,
-    iss: Seq,
-    stranger: bool,
-}
-
 /// A link with the rules for frames that come from it and go to it.
 struct Attached {
     link: Link,
@@ -307,8 +296,6 @@ pub struct Shard {
     /// The next slot of the flow table to be held against a new deny list.
     sweep: Option<usize>,
     engine: Engine,
-    /// By slot of the flow table; `None` for flows that we opened.
-    accepted: Vec<Option<Accepted>>,
     /// The frames that come next.
     ahead: Box<[Parsed]>,
     ports: PortChooser,
@@ -356,7 +343,6 @@ impl Shard {
             admission: Admission::new(config.admit, engine.flows, seed(2).bytes16(), census),
             deny: Arc::default(),
             sweep: None,
-            accepted: vec![None; engine.flows],
             engine: Engine::new(engine, seed(3).bytes32()),
             ahead: (0..AHEAD).map(|_| Parsed::default()).collect(),
             ports: PortChooser::new(config.index, seed(4).bytes16()),
@@ -494,14 +480,14 @@ impl Shard {
     /// Ends flows of denied sources, as far as the deny list is new to them.
     fn enforce(&mut self) {
         let Some(from) = self.sweep else { return };
-        let until = (from + SWEEP).min(self.accepted.len());
-        for accepted in self.accepted[from..until].iter().flatten() {
-            let source = accepted.key.remote;
+        let until = (from + SWEEP).min(self.engine.slots());
+        for slot in from..until {
+            let Some((id, source)) = self.engine.accepted(slot) else { continue };
             if self.deny.covers(source) && !self.admission.is_friend(source) {
-                self.engine.evict(accepted.id, Reason::Banned);
+                self.engine.evict(id, Reason::Banned);
             }
         }
-        self.sweep = (until < self.accepted.len()).then_some(until);
+        self.sweep = (until < self.engine.slots()).then_some(until);
     }
 
     /// Opens a connection. [`Event::Connected`] or [`Event::Closed`] tells how it went.
@@ -533,7 +519,6 @@ impl Shard {
         }
         let id = self.engine.connect(now, key, to.link, hop)?;
         self.admission.opened(now, id, to.address, None, Standing::Reserved);
-        self.remember(id, None);
         self.list(id, key, to.link);
         Ok(id)
     }
@@ -547,16 +532,11 @@ impl Shard {
     /// handshake deadline; a friend's is [`Standing::Reserved`]. Where all slots are taken another flow ends for it, or the
     /// flow itself ([`Reason::Outranked`]).
     pub fn standing(&mut self, now: Instant, id: FlowId, standing: Standing) {
-        let Some(Some(accepted)) = self.accepted.get_mut(id.slot as usize) else { return };
-        if accepted.id != id {
-            return;
-        }
-        let friend = self.admission.is_friend(accepted.key.remote) && standing == Standing::Proven;
+        let Some(mut flow) = self.engine.flow(id).filter(|flow| flow.standing() < standing) else { return };
+        let friend = standing == Standing::Proven && self.admission.is_friend(flow.key().remote);
         let standing = if friend { Standing::Reserved } else { standing };
-        accepted.stranger = standing == Standing::Stranger;
-        if let Some(mut flow) = self.engine.flow(id) {
-            flow.set_standing(standing);
-        }
+        flow.set_standing(standing);
+        drop(flow);
         if let Some(victim) = self.admission.standing(now, id, standing) {
             self.engine.evict(victim, Reason::Outranked);
         }
@@ -600,8 +580,7 @@ impl Shard {
 
     /// The flows whose peer has proved nothing but its address, with the buffer memory that each holds, in bytes.
     pub fn strangers(&self) -> impl Iterator<Item = (FlowKey, usize)> + '_ {
-        let strangers = self.accepted.iter().flatten().filter(|accepted| accepted.stranger);
-        strangers.map(|accepted| (accepted.key, self.engine.buffered(accepted.id)))
+        self.engine.strangers()
     }
 
     /// Parses the next frames before any table is touched, so that the table's lines arrive meanwhile.
@@ -752,16 +731,9 @@ impl Shard {
         }
         let id = self.engine.accept(now, key, link, packet.source_mac, agreed, listener)?;
         self.admission.opened(now, id, key.remote, Some(listener), Standing::Stranger);
-        self.remember(id, Some(Accepted { id, key, iss: agreed.iss, stranger: true }));
         self.list(id, key, link);
         self.statistics.accepted += 1;
         Ok(id)
-    }
-
-    fn remember(&mut self, id: FlowId, accepted: Option<Accepted>) {
-        if let Some(place) = self.accepted.get_mut(id.slot as usize) {
-            *place = accepted;
-        }
     }
 
     /// A flow is gone: its quota is free, and its cookie is spent.
@@ -769,10 +741,8 @@ impl Shard {
         self.statistics.reasons.count(reason);
         self.admission.closed(now, id);
         self.strike(id);
-        let Some(place) = self.accepted.get_mut(id.slot as usize) else { return };
-        if let Some(accepted) = place.filter(|accepted| accepted.id == id) {
-            self.screen.spent(now, &accepted.key, accepted.iss);
-            *place = None;
+        if let Some(Gone { key, cookie: Some(iss) }) = self.engine.gone() {
+            self.screen.spent(now, &key, iss);
         }
     }
 

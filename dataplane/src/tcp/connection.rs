@@ -3,6 +3,8 @@
 //! The rules live beside it: `input` (a segment arrives), `output` (what to send next), `expiry` (a timer ran out). Buffers
 //! and range sets are borrowed from the shard's pools, so that an idle flow is this struct and nothing else.
 
+use std::num::NonZeroU32;
+
 use crate::reason::Counters;
 use crate::shard::Standing;
 use crate::time::Instant;
@@ -176,8 +178,8 @@ pub(crate) struct ReceiveSide {
     pub(crate) tuned: u32,
     /// Sequence number whose arrival completes the window that is being measured, and when it began.
     pub(crate) mark: (Seq, Instant),
-    /// A duplicate to be reported (RFC 2883).
-    pub(crate) duplicate: Option<(Seq, Seq)>,
+    /// A duplicate to be reported (RFC 2883): where it begins, and its length.
+    pub(crate) duplicate: Option<(Seq, NonZeroU32)>,
     /// The last challenge ACK.
     pub(crate) challenged_at: Option<Instant>,
 }
@@ -212,6 +214,9 @@ pub(crate) struct Connection {
     pub(crate) link: LinkId,
     pub(crate) hop: Option<Mac>,
     pub(crate) listener: u16,
+    /// A peer opened it, by returning our initial sequence number as a cookie.
+    pub(crate) accepted: bool,
+    pub(crate) iss: Seq,
     pub(crate) state: State,
     pub(crate) standing: Standing,
     pub(crate) pending: Pending,
@@ -238,6 +243,7 @@ impl Connection {
         link_mss: u16,
     ) -> Self {
         let mut flow = Connection::blank(now, key, link, Some(hop), agreed.iss, State::Established);
+        flow.accepted = true;
         flow.agree(now, agreed, link_mss);
         flow
     }
@@ -266,6 +272,8 @@ impl Connection {
             link,
             hop,
             listener: 0,
+            accepted: false,
+            iss,
             state,
             standing: Standing::Stranger,
             pending: Pending::default(),

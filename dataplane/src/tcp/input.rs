@@ -1,5 +1,6 @@
 //! A segment arrives: the checks and steps of RFC 9293, section 3.10.7, in its order.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::Reason;
@@ -110,7 +111,7 @@ impl Connection {
             return self.answer(now, reason);
         }
         // Our ACK was lost: the peer waits for it.
-        self.receive.duplicate = Some((segment.seq, end));
+        self.receive.duplicate = NonZeroU32::new(end - segment.seq).map(|length| (segment.seq, length));
         self.receive.ack_now = true;
         reason
     }
@@ -316,7 +317,7 @@ impl Connection {
         let (mut seq, mut bytes) = (segment.seq, segment.payload);
         if seq.before(next) {
             let known = ((next - seq) as usize).min(bytes.len());
-            self.receive.duplicate = Some((seq, seq + known as u32));
+            self.receive.duplicate = NonZeroU32::new(known as u32).map(|length| (seq, length));
             self.receive.ack_now = true;
             bytes = &bytes[known..];
             seq = next;

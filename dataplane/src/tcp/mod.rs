@@ -28,9 +28,9 @@ use std::collections::VecDeque;
 
 use crate::Reason;
 use crate::reason::Counters;
-use crate::shard::{Event, FlowId, ListenerId};
+use crate::shard::{Event, FlowId, ListenerId, Standing};
 use crate::time::Instant;
-use crate::wire::{Agreed, Flags, FlowKey, LinkId, Mac, Outgoing, Segment, Seq};
+use crate::wire::{Address, Agreed, Flags, FlowKey, LinkId, Mac, Outgoing, Segment, Seq};
 
 use buffer::Pool;
 use challenge::Budget;
@@ -58,7 +58,6 @@ const CLOCK_SHIFT: u32 = 7;
 #[derive(Debug)]
 struct Slot {
     generation: u32,
-    hash: KeyHash,
     /// Whether the index leads here; not any more once the connection is over on the wire.
     indexed: bool,
     /// In the ready queue; survives the flow, so that no slot is there twice.
@@ -86,16 +85,8 @@ impl Outlet {
 }
 
 impl Slot {
-    fn empty(hash: KeyHash) -> Self {
-        Slot {
-            generation: 0,
-            hash,
-            indexed: false,
-            ready: false,
-            starved: false,
-            end: None,
-            connection: None,
-        }
+    fn empty() -> Self {
+        Slot { generation: 0, indexed: false, ready: false, starved: false, end: None, connection: None }
     }
 }
 
@@ -112,6 +103,16 @@ pub struct Engine {
     events: VecDeque<u32>,
     starved: VecDeque<u32>,
     time_waits: TimeWaits,
+    gone: Option<Gone>,
+}
+
+/// What a flow leaves behind for those who knew it by its id.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gone {
+    /// Its 4-tuple.
+    pub(crate) key: FlowKey,
+    /// The cookie that opened it, if a peer did.
+    pub(crate) cookie: Option<Seq>,
 }
 
 impl Engine {
@@ -131,6 +132,7 @@ impl Engine {
             events: VecDeque::with_capacity(flows),
             starved: VecDeque::with_capacity(flows),
             time_waits: TimeWaits::new(config.time_waits, config.time_wait),
+            gone: None,
             shared: Shared {
                 pool: Pool::new(config.blocks),
                 // A quarter of all flows may have gaps in both directions at once.
@@ -297,13 +299,12 @@ impl Engine {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.slots.len() < self.shared.config.flows.max(1) => {
-                self.slots.push(Slot::empty(hash));
+                self.slots.push(Slot::empty());
                 self.slots.len() as u32 - 1
             }
             None => return Err(Reason::TableFull),
         };
         let place = &mut self.slots[slot as usize];
-        place.hash = hash;
         place.indexed = true;
         place.end = None;
         place.connection = Some(connection);
@@ -477,6 +478,31 @@ impl Engine {
         place.and_then(|place| place.connection.as_ref()).map_or(0, Connection::buffered)
     }
 
+    /// What the flow left behind that the last [`Event::Closed`] spoke of.
+    pub(crate) fn gone(&mut self) -> Option<Gone> {
+        self.gone.take()
+    }
+
+    /// Slots of the flow table that have been used so far.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The flow in a slot, if a peer opened it, and whose it is.
+    pub(crate) fn accepted(&self, slot: usize) -> Option<(FlowId, Address)> {
+        let place = self.slots.get(slot)?;
+        let flow = place.connection.as_ref().filter(|flow| flow.accepted)?;
+        Some((FlowId { slot: slot as u32, generation: place.generation }, flow.key.remote))
+    }
+
+    /// The flows that peers opened and that have proved no more than their addresses, with the buffer memory that each
+    /// holds, in bytes.
+    pub(crate) fn strangers(&self) -> impl Iterator<Item = (FlowKey, usize)> + '_ {
+        let flows = self.slots.iter().filter_map(|place| place.connection.as_ref());
+        let strangers = flows.filter(|flow| flow.standing == Standing::Stranger);
+        strangers.map(|flow| (flow.key, flow.buffered()))
+    }
+
     /// Whether so little buffer memory is left that new strangers should be refused.
     pub fn buffers_short(&self) -> bool {
         self.shared.pool.above(6)
@@ -550,7 +576,8 @@ impl Engine {
     /// Frees a slot whose end has been reported.
     fn vacate(&mut self, slot: u32) -> Reason {
         let place = &mut self.slots[slot as usize];
-        place.connection = None;
+        let left = place.connection.take();
+        self.gone = left.map(|flow| Gone { key: flow.key, cookie: flow.accepted.then_some(flow.iss) });
         place.generation = place.generation.wrapping_add(1);
         self.wheel.arm(slot, Timer::OFF);
         self.free.push(slot);
@@ -618,7 +645,7 @@ impl Engine {
         let Some(connection) = &place.connection else { return };
         let entry = Entry {
             key: connection.key,
-            hash: place.hash,
+            hash: self.keyed.hash(&connection.key),
             link: connection.link,
             hop: connection.hop,
             snd_nxt: connection.send.nxt,
@@ -685,8 +712,9 @@ impl Engine {
             connection.release(&mut self.shared);
             connection.timers.deadline = Timer::OFF;
         }
+        let key = connection.key;
         if std::mem::take(&mut place.indexed) {
-            self.index.remove(place.hash, slot);
+            self.index.remove(self.keyed.hash(&key), slot);
         }
         self.settle(slot);
     }

@@ -257,10 +257,8 @@ impl Connection {
             return SackBlocks::default();
         }
         let mut blocks = SackBlocks::default();
-        if let Some((left, right)) = self.receive.duplicate
-            && left.before(right)
-        {
-            blocks.push(left, right);
+        if let Some((left, length)) = self.receive.duplicate {
+            blocks.push(left, left + length.get());
         }
         for &(left, right) in self.receive.queue.sack(&shared.shelf).as_slice() {
             blocks.push(left, right);

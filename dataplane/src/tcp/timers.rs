@@ -11,8 +11,9 @@ const BITS: u32 = 6;
 /// Ticks that the wheel can look ahead.
 const SPAN: u64 = 1 << (BITS * LEVELS as u32);
 const NIL: u32 = u32::MAX;
-/// Bucket number of an entry that is not armed.
+/// Bucket number of an entry that is not armed; its tick is the last one.
 const IDLE: u16 = u16::MAX;
+const TICK_MAX: u64 = u64::MAX >> 16;
 
 /// A point in time, or never; half the size of an `Option<Instant>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,12 +44,29 @@ impl Timer {
     }
 }
 
+/// Sixteen bytes: every flow has one.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     previous: u32,
     next: u32,
-    tick: u64,
-    bucket: u16,
+    /// The tick in 48 bits (nine thousand years), and the bucket.
+    place: u64,
+}
+
+impl Entry {
+    const IDLE: Entry = Entry { previous: NIL, next: NIL, place: u64::MAX };
+
+    fn new(next: u32, tick: u64, bucket: usize) -> Self {
+        Entry { previous: NIL, next, place: tick.min(TICK_MAX) << 16 | bucket as u64 }
+    }
+
+    fn tick(self) -> u64 {
+        self.place >> 16
+    }
+
+    fn bucket(self) -> u16 {
+        self.place as u16
+    }
 }
 
 /// The wheel.
@@ -74,7 +92,7 @@ impl Wheel {
     /// Arms `slot` to fire at `timer`, moving it if it was armed; [`Timer::OFF`] disarms it.
     pub(crate) fn arm(&mut self, slot: u32, timer: Timer) {
         while self.entries.len() <= slot as usize {
-            self.entries.push(Entry { previous: NIL, next: NIL, tick: u64::MAX, bucket: IDLE });
+            self.entries.push(Entry::IDLE);
         }
         self.unlink(slot);
         if let Some(at) = timer.instant() {
@@ -86,7 +104,7 @@ impl Wheel {
     /// time its deadline is put off.
     pub(crate) fn arm_by(&mut self, slot: u32, timer: Timer) {
         let Some(at) = timer.instant() else { return };
-        let armed = self.entries.get(slot as usize).map_or(u64::MAX, |entry| entry.tick);
+        let armed = self.entries.get(slot as usize).map_or(TICK_MAX, |entry| entry.tick());
         if at.micros().div_ceil(1_000) < armed {
             self.arm(slot, timer);
         }
@@ -106,7 +124,7 @@ impl Wheel {
             }
             self.elapsed = self.elapsed.max(tick);
             let slot = self.heads[level * BUCKETS + bucket];
-            let due = self.entries[slot as usize].tick;
+            let due = self.entries[slot as usize].tick();
             self.unlink(slot);
             if due <= now {
                 return Some(slot);
@@ -136,7 +154,7 @@ impl Wheel {
         let level = ((differing / BITS) as usize).min(LEVELS - 1);
         let bucket = level * BUCKETS + ((at >> (BITS * level as u32)) as usize & (BUCKETS - 1));
         let head = self.heads[bucket];
-        self.entries[slot as usize] = Entry { previous: NIL, next: head, tick, bucket: bucket as u16 };
+        self.entries[slot as usize] = Entry::new(head, tick, bucket);
         if head != NIL {
             self.entries[head as usize].previous = slot;
         }
@@ -145,7 +163,9 @@ impl Wheel {
     }
 
     fn unlink(&mut self, slot: u32) {
-        let Entry { previous, next, bucket, .. } = self.entries[slot as usize];
+        let entry = self.entries[slot as usize];
+        let Entry { previous, next, .. } = entry;
+        let bucket = entry.bucket();
         if bucket == IDLE {
             return;
         }
@@ -160,7 +180,7 @@ impl Wheel {
                 self.occupied[usize::from(bucket) / BUCKETS] &= !(1 << (usize::from(bucket) % BUCKETS));
             }
         }
-        self.entries[slot as usize] = Entry { previous: NIL, next: NIL, tick: u64::MAX, bucket: IDLE };
+        self.entries[slot as usize] = Entry::IDLE;
     }
 }
 

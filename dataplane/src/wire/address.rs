@@ -32,49 +32,61 @@ impl fmt::Debug for Mac {
 
 /// An IP address of either family in 128 bits: IPv4 in its v4-mapped form, `::ffff:a.b.c.d`.
 ///
-/// The form is unambiguous because v4-mapped addresses inside real IPv6 packets are refused as martians.
+/// The form is unambiguous because v4-mapped addresses inside real IPv6 packets are refused as martians. Kept in two
+/// halves, the first bits first, because a number of 128 bits would want sixteen-byte alignment in every table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Address(u128);
+pub struct Address {
+    high: u64,
+    low: u64,
+}
 
 impl Address {
-    const V4_PREFIX: u128 = 0xffff_0000_0000;
+    const V4_PREFIX: u64 = 0xffff_0000_0000;
 
     /// From the four bytes of an IPv4 address.
+    #[inline]
     pub const fn from_v4(bytes: [u8; 4]) -> Self {
-        Address(Self::V4_PREFIX | u32::from_be_bytes(bytes) as u128)
+        Address { high: 0, low: Self::V4_PREFIX | u32::from_be_bytes(bytes) as u64 }
     }
 
     /// From the sixteen bytes of an IPv6 address.
     pub const fn from_v6(bytes: [u8; 16]) -> Self {
-        Address(u128::from_be_bytes(bytes))
+        Address::from_bits(u128::from_be_bytes(bytes))
+    }
+
+    const fn from_bits(bits: u128) -> Self {
+        Address { high: (bits >> 64) as u64, low: bits as u64 }
     }
 
     /// Whether this is an IPv4 address.
+    #[inline]
     pub const fn is_v4(self) -> bool {
-        self.0 >> 32 == 0xffff
+        self.high == 0 && self.low >> 32 == 0xffff
     }
 
     /// The four bytes of an IPv4 address; `None` for IPv6.
+    #[inline]
     pub const fn v4(self) -> Option<[u8; 4]> {
-        if self.is_v4() { Some((self.0 as u32).to_be_bytes()) } else { None }
+        if self.is_v4() { Some((self.low as u32).to_be_bytes()) } else { None }
     }
 
     /// The sixteen bytes, in the v4-mapped form for IPv4.
     pub const fn octets(self) -> [u8; 16] {
-        self.0.to_be_bytes()
+        self.bits().to_be_bytes()
     }
 
     /// The address as a number, in the v4-mapped form for IPv4.
+    #[inline]
     pub const fn bits(self) -> u128 {
-        self.0
+        (self.high as u128) << 64 | self.low as u128
     }
 
     /// The first `length` bits of the address in its own family (up to 32 for IPv4, 128 for IPv6), the rest zero.
     pub const fn prefix(self, length: u8) -> Address {
         let length = if self.is_v4() { 96 + if length > 32 { 32 } else { length } } else { length };
         match length {
-            0 => Address(0),
-            1..=127 => Address(self.0 & (u128::MAX << (128 - length))),
+            0 => Address { high: 0, low: 0 },
+            1..=127 => Address::from_bits(self.bits() & (u128::MAX << (128 - length))),
             _ => self,
         }
     }
