@@ -7,6 +7,7 @@
 
 pub mod bulk;
 pub mod figures;
+pub mod flows;
 pub mod plot;
 pub mod report;
 pub mod rig;
@@ -94,6 +95,14 @@ pub const FIGURES: &[Entry] = &[
     }),
     memory("bulk-memory", "one stream from engine to engine, in memory, against smoltcp", |quick| {
         Box::new(bulk::Bulk::new(if quick { 256 << 20 } else { 1 << 30 }))
+    }),
+    memory(
+        "flow-scale",
+        "a frame to one of a million flows, in memory, against one of a thousand",
+        |quick| Box::new(flows::FlowScale::new(quick)),
+    ),
+    memory("flow-bytes", "memory of an idle flow, against 512 bytes", |quick| {
+        Box::new(flows::FlowBytes::new(quick))
     }),
     memory("tls-accept", "mutual TLS handshakes, against their primitives alone", |quick| {
         Box::new(tls_accept::TlsAccept::new(if quick { 300 } else { 1_500 }))

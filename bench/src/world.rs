@@ -22,6 +22,18 @@ pub const LINK: LinkId = LinkId(0);
 
 /// A shard for one end, with one listener that wants `accept`.
 pub fn shard(end: ([u8; 4], [u8; 6]), abilities: &Abilities, accept: Accept) -> Shard {
+    let engine = EngineConfig { flows: 1_024, ..EngineConfig::default() };
+    shard_with(end, abilities, accept, Limits::default(), engine)
+}
+
+/// The same with quotas and tables of the caller's choice.
+pub fn shard_with(
+    end: ([u8; 4], [u8; 6]),
+    abilities: &Abilities,
+    accept: Accept,
+    admit: Limits,
+    engine: EngineConfig,
+) -> Shard {
     let address = Prefix { address: Address::from_v4(end.0), length: 24 };
     let link = LinkConfig {
         addresses: vec![address],
@@ -32,8 +44,8 @@ pub fn shard(end: ([u8; 4], [u8; 6]), abilities: &Abilities, accept: Accept) -> 
     let config = Config {
         links: vec![ShardLink::new(link, abilities)],
         listeners: vec![Listener { link: LINK, address: None, port: SERVICE, accept }],
-        admit: Limits::default(),
-        engine: EngineConfig { flows: 1_024, ..EngineConfig::default() },
+        admit,
+        engine,
         screen: ScreenConfig { replies_per_second: u32::MAX, ..ScreenConfig::default() },
         cookie_secret: Master([7; 32]),
         seed: [end.0[3]; 32],

@@ -24,7 +24,9 @@ use crate::reason::Counters;
 use crate::screen::{self, DenyList, Listeners, Master, Screen, ScreenConfig};
 use crate::tcp::{Engine, EngineConfig, Flow, Gone, KeyHash, LinkSettings, PathError, Waiting};
 use crate::time::Instant;
-use crate::wire::{self, Address, Agreed, BuildRules, FlowKey, Kind, LinkId, LinkRules, Packet, PrefixSet};
+use crate::wire::{
+    self, Address, Agreed, BuildRules, Flags, FlowKey, Kind, LinkId, LinkRules, Packet, PrefixSet,
+};
 
 use exchange::Member;
 pub use exchange::{Exchange, ExchangeConfig, Wake};
@@ -388,6 +390,7 @@ impl Shard {
         let mut ahead = std::mem::take(&mut self.ahead);
         while !frames.as_slice().is_empty() {
             self.parse_ahead(link, pool, frames.as_slice(), &mut ahead);
+            self.warm(&ahead[..frames.as_slice().len().min(AHEAD)]);
             for (Parsed { packet, outcome }, (mut frame, meta)) in ahead.iter().zip(frames.by_ref()) {
                 let verdict = match *outcome {
                     Ok(hash) if packet.kind == Kind::Tcp => {
@@ -604,6 +607,15 @@ impl Shard {
                 None => Err(Reason::NotOurs),
             };
         }
+    }
+
+    /// Has what the segments of flows need read before the first of them is judged, all misses at once. SYNs need nothing.
+    #[inline]
+    fn warm(&self, ahead: &[Parsed]) {
+        let warmed = ahead.iter().filter(|parsed| !parsed.packet.flags.has(Flags::SYN));
+        let sum =
+            warmed.filter_map(|parsed| parsed.outcome.ok()).fold(0, |sum, hash| sum ^ self.engine.warm(hash));
+        std::hint::black_box(sum);
     }
 
     /// A TCP segment: for a flow, for TIME-WAIT, for another shard, or a stranger's.

@@ -201,9 +201,9 @@ impl Timers {
     const OFF: Timers =
         Timers { retransmit: Timer::OFF, ack: Timer::OFF, life: Timer::OFF, deadline: Timer::OFF };
 
-    /// The first to run out.
+    /// The first to run out of those that the wheel keeps: all but the delayed acknowledgement.
     pub(crate) fn first(&self) -> Timer {
-        self.retransmit.min(self.ack).min(self.life).min(self.deadline)
+        self.retransmit.min(self.life).min(self.deadline)
     }
 }
 
@@ -222,6 +222,8 @@ pub(crate) struct Connection {
     pub(crate) pending: Pending,
     /// In the engine's event queue.
     pub(crate) reported: bool,
+    /// In the engine's queue of delayed acknowledgements.
+    pub(crate) ack_queued: bool,
     pub(crate) stamps: Option<Stamps>,
     pub(crate) sack: bool,
     pub(crate) send: SendSide,
@@ -246,6 +248,18 @@ impl Connection {
         flow.accepted = true;
         flow.agree(now, agreed, link_mss);
         flow
+    }
+
+    /// Reads a field of every cache line; the number means nothing.
+    #[inline]
+    pub(crate) fn warm(&self) -> u64 {
+        let Connection { key, send, receive, congestion, rtt, timers, .. } = self;
+        let words = u64::from(send.una.0 ^ send.wl2.0 ^ receive.edge.0 ^ receive.queue.next().0);
+        let times = send.progress_at.micros() ^ receive.mark.1.micros();
+        let small = u64::from(send.mss ^ receive.mss ^ key.remote_port);
+        let paces = u64::from(congestion.window()) ^ u64::from(rtt.backoffs());
+        let running = u64::from(timers.retransmit.is_on()) ^ u64::from(timers.deadline.is_on());
+        words ^ times ^ small ^ paces ^ running
     }
 
     /// A flow that we open; its SYN is to be sent.
@@ -278,6 +292,7 @@ impl Connection {
             standing: Standing::Stranger,
             pending: Pending::default(),
             reported: false,
+            ack_queued: false,
             stamps: None,
             sack: false,
             send: SendSide {

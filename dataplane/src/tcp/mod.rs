@@ -99,6 +99,9 @@ pub struct Engine {
     free: Vec<u32>,
     shared: Shared,
     wheel: Wheel,
+    /// Delayed ACKs in the order in which they are due: all wait equally long, so a queue does, and unlike the wheel it
+    /// shows what comes next. A flow stands here once.
+    acks: VecDeque<(Instant, u32)>,
     outlets: Vec<Outlet>,
     events: VecDeque<u32>,
     starved: VecDeque<u32>,
@@ -115,6 +118,12 @@ pub(crate) struct Gone {
     pub(crate) cookie: Option<Seq>,
 }
 
+/// With so many flows they no longer fit the second-level cache, and [`Engine::warm`] is worth its while.
+const WARM_FROM: usize = 2_048;
+/// Flows whose timers ran out, or whose turn to send has come, are taken in groups of this size, so that their cache misses
+/// overlap.
+const DUE: usize = 16;
+
 impl Engine {
     /// An engine with all its memory reserved. `seed` keys the flow table and initial sequence numbers.
     pub fn new(config: EngineConfig, seed: [u8; 32]) -> Self {
@@ -128,6 +137,7 @@ impl Engine {
             slots: Vec::with_capacity(flows),
             free: Vec::with_capacity(flows),
             wheel: Wheel::new(flows),
+            acks: VecDeque::with_capacity(flows),
             outlets: config.links.iter().map(|_| Outlet::new(flows)).collect(),
             events: VecDeque::with_capacity(flows),
             starved: VecDeque::with_capacity(flows),
@@ -157,6 +167,22 @@ impl Engine {
     pub fn touch(&self, hash: KeyHash) {
         self.index.touch(hash);
         self.time_waits.touch(hash);
+    }
+
+    /// Reads what a segment of the flow with this hash will need, so that the cache misses of several flows overlap. Call
+    /// it a few frames ahead, and after [`Engine::touch`]; the number means nothing.
+    #[inline]
+    pub fn warm(&self, hash: KeyHash) -> u64 {
+        if self.slots.len() < WARM_FROM {
+            return 0;
+        }
+        let Some(slot) = self.index.guess(hash) else { return 0 };
+        self.warm_slot(slot) ^ self.wheel.warm(slot)
+    }
+
+    fn warm_slot(&self, slot: u32) -> u64 {
+        let flow = self.slots.get(slot as usize).and_then(|place| place.connection.as_ref());
+        flow.map_or(0, Connection::warm)
     }
 
     /// The flow of a 4-tuple.
@@ -404,7 +430,13 @@ impl Engine {
         }
         // Each flow has one turn, and another only after it used all of the former.
         let mut turns = outlet.ready.len();
+        let mut warmed = 0;
         while taken < budget && turns > 0 {
+            if warmed == 0 {
+                self.warm_ready(link);
+                warmed = DUE;
+            }
+            warmed -= 1;
             let Some(slot) = self.outlet(link).and_then(|outlet| outlet.ready.pop_front()) else { break };
             if self.moved(slot, link) {
                 turns -= 1;
@@ -420,6 +452,13 @@ impl Engine {
             self.settle(slot);
         }
         taken
+    }
+
+    /// Reads what the next flows that have something to send will need.
+    fn warm_ready(&self, link: LinkId) {
+        let outlet = self.outlets.get(usize::from(link.0)).filter(|_| self.slots.len() >= WARM_FROM);
+        let next = outlet.into_iter().flat_map(|outlet| outlet.ready.iter().take(DUE));
+        std::hint::black_box(next.fold(0, |sum, &slot| sum ^ self.warm_slot(slot)));
     }
 
     /// Whether the flow that waited here has made room for one of another link; that one waits there from now on.
@@ -515,21 +554,50 @@ impl Engine {
 
     /// When [`Engine::advance`] wants to be called at the latest. May be early, never late.
     pub fn deadline(&self) -> Option<Instant> {
-        match (self.wheel.next(), self.time_waits.deadline()) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
+        let acks = self.acks.front().map(|&(at, _)| at);
+        [self.wheel.next(), acks, self.time_waits.deadline()].into_iter().flatten().min()
     }
 
     /// Lets timers expire.
     pub fn advance(&mut self, now: Instant) {
-        while let Some(slot) = self.wheel.expire(now) {
-            let Some(connection) = self.slots[slot as usize].connection.as_mut() else { continue };
-            let outcome = connection.expired(now, &mut self.shared);
-            self.apply(now, slot, outcome);
-            self.wake(slot);
-        }
+        self.expire(now, |engine| engine.due_ack(now));
+        self.expire(now, |engine| engine.wheel.expire(now));
         self.time_waits.advance(now);
+    }
+
+    /// Lets the timers of those flows expire that `next` tells, in groups.
+    fn expire(&mut self, now: Instant, next: impl Fn(&mut Self) -> Option<u32>) {
+        loop {
+            let mut due = [0; DUE];
+            let count = due.iter_mut().map_while(|place| Some(*place = next(self)?)).count();
+            let due = &due[..count];
+            std::hint::black_box(due.iter().fold(0, |sum, &slot| sum ^ self.warm_slot(slot)));
+            for &slot in due {
+                let Some(connection) = self.slots[slot as usize].connection.as_mut() else { continue };
+                let outcome = connection.expired(now, &mut self.shared);
+                self.apply(now, slot, outcome);
+                self.wake(slot);
+            }
+            if count < DUE {
+                break;
+            }
+        }
+    }
+
+    /// The next flow whose delayed ACK is due. Where another one took its place meanwhile, the wheel sees to that.
+    fn due_ack(&mut self, now: Instant) -> Option<u32> {
+        while let Some(&(at, slot)) = self.acks.front()
+            && at <= now
+        {
+            self.acks.pop_front();
+            let Some(connection) = self.slots[slot as usize].connection.as_mut() else { continue };
+            connection.ack_queued = false;
+            match connection.timers.ack.is_due(now) {
+                true => return Some(slot),
+                false => self.wheel.arm_by(slot, connection.timers.ack),
+            }
+        }
+        None
     }
 
     /// The next event.
@@ -746,6 +814,15 @@ impl Engine {
             self.events.push_back(slot);
         }
         self.wheel.arm_by(slot, connection.timers.first());
+        let Some(at) = connection.timers.ack.instant().filter(|_| !connection.ack_queued) else { return };
+        // The queue has room for all flows, but entries of flows that are gone may still stand in it.
+        match self.acks.len() < self.shared.config.flows {
+            true => {
+                connection.ack_queued = true;
+                self.acks.push_back((at, slot));
+            }
+            false => self.wheel.arm_by(slot, connection.timers.ack),
+        }
     }
 }
 

@@ -73,7 +73,14 @@ impl Index {
         prefetch_index::prefetch_index(&self.entries, self.home(Self::tag(hash)));
     }
 
+    /// The first slot whose hash fits: most likely the one that [`Index::find`] will find.
+    #[inline]
+    pub(crate) fn guess(&self, hash: KeyHash) -> Option<u32> {
+        self.find(hash, |_| true)
+    }
+
     /// The slot whose hash fits and that `matches` accepts.
+    #[inline]
     pub(crate) fn find(&self, hash: KeyHash, mut matches: impl FnMut(u32) -> bool) -> Option<u32> {
         let tag = Self::tag(hash);
         let mut at = self.home(tag);

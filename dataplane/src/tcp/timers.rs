@@ -110,6 +110,12 @@ impl Wheel {
         }
     }
 
+    /// Reads the entry of `slot`, to have it in the cache.
+    #[inline]
+    pub(crate) fn warm(&self, slot: u32) -> u64 {
+        self.entries.get(slot as usize).map_or(0, |entry| entry.place)
+    }
+
     /// When the next entry may fire.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.expiration().map(|(tick, ..)| Instant::from_millis(tick))
