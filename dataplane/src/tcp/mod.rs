@@ -568,8 +568,13 @@ impl Engine {
     /// Lets the timers of those flows expire that `next` tells, in groups.
     fn expire(&mut self, now: Instant, next: impl Fn(&mut Self) -> Option<u32>) {
         loop {
-            let mut due = [0; DUE];
-            let count = due.iter_mut().map_while(|place| Some(*place = next(self)?)).count();
+            let (mut due, mut count) = ([0; DUE], 0);
+            while count < DUE
+                && let Some(slot) = next(self)
+            {
+                due[count] = slot;
+                count += 1;
+            }
             let due = &due[..count];
             std::hint::black_box(due.iter().fold(0, |sum, &slot| sum ^ self.warm_slot(slot)));
             for &slot in due {
