@@ -115,7 +115,7 @@ impl Crowd {
         let count = self.numbers.len();
         for _ in 0..BATCH {
             *draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let peer = (u128::from(*draw) * count as u128 >> 64) as usize;
+            let peer = ((u128::from(*draw) * count as u128) >> 64) as usize;
             self.push(peer, ACK | PSH, &[7; PAYLOAD]);
             self.numbers[peer].0 = self.numbers[peer].0.wrapping_add(PAYLOAD as u32);
         }
