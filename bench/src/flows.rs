@@ -81,7 +81,7 @@ impl Crowd {
         self.drop_sent();
         while let Some(event) = self.shard.event(Instant::from_micros(self.now)) {
             if let Event::Accepted(id, _) = event {
-                self.shard.standing(id, Standing::Proven);
+                self.shard.standing(Instant::from_micros(self.now), id, Standing::Proven);
             }
         }
     }
