@@ -114,6 +114,19 @@ pub enum Stuck {
     Abort,
 }
 
+/// Who answers SYNs of a port with AF_XDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnswerSyns {
+    /// The XDP program where frames would have to be copied to reach the core, else the core.
+    #[default]
+    Auto,
+    /// The core.
+    Core,
+    /// The XDP program.
+    Program,
+}
+
 /// Who else has a port's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, Default)]
 #[serde(rename_all = "kebab-case")]
@@ -170,6 +183,8 @@ pub struct Port {
     pub vlan: Option<u16>,
     /// SYNs, and again other frames of strangers, that each queue lets through in a second; zero: all.
     pub strangers_per_second: u32,
+    /// Who answers SYNs.
+    pub answer_syns: AnswerSyns,
     /// Who else has the addresses.
     pub share: Share,
 }

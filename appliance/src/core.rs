@@ -340,6 +340,7 @@ impl<P: Port> Core<P> {
         if self.told_utc.is_none_or(|told| unix_ms.abs_diff(told) >= UTC_EVERY_MS) {
             self.told_utc = Some(unix_ms);
             self.shard.set_utc(now, unix_ms);
+            self.plan_answers(now);
         }
     }
 
@@ -370,6 +371,16 @@ impl<P: Port> Core<P> {
             port.transmit(tx).map_err(|error| PortFault { port: index, error })?;
         }
         Ok(received)
+    }
+
+    /// Tells the ports how SYNs are answered, for those that can do it before a frame costs us anything.
+    fn plan_answers(&mut self, now: Instant) {
+        let mut shared = false;
+        for (index, Attached { port, .. }) in self.ports.iter_mut().enumerate() {
+            let plan = self.shard.syn_plan(now, LinkId(index as u8));
+            shared |= plan.is_some_and(|plan| port.answer(&plan));
+        }
+        self.shard.share_replies(shared);
     }
 
     /// Tells the ports which flows are there, for their lanes.

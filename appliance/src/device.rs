@@ -3,10 +3,11 @@
 use hedgerow_dataplane::frame::Port;
 use hedgerow_dataplane::wire::Address;
 use hedgerow_port::{
-    AfPacket, AfPacketConfig, AfXdp, AfXdpConfig, LaneLimits, OpenError, Ours, Problem, Tap, TapConfig,
+    AfPacket, AfPacketConfig, AfXdp, AfXdpConfig, LaneLimits, OpenError, Ours, PacketLanes,
+    PacketLanesConfig, Problem, Tap, TapConfig,
 };
 
-use crate::config::{Config, Driver, Share};
+use crate::config::{AnswerSyns, Config, Driver, Share};
 
 /// An opened port.
 pub type Device = Box<dyn Port + Send>;
@@ -20,7 +21,7 @@ pub fn open(config: &Config, index: usize, count: usize) -> Result<Vec<Device>, 
     let port = &config.ports[index];
     match port.driver {
         _ if port.is_tap() => Tap::open_queues(&TapConfig::new(&port.device), count).map(boxed),
-        Driver::AfPacket => AfPacket::open_queues(&AfPacketConfig::new(&port.device), count).map(boxed),
+        Driver::AfPacket => af_packet(config, index, count, &[]),
         Driver::AfXdp => AfXdp::open_queues(&af_xdp(config, index), count).map(boxed),
         Driver::Auto | Driver::Tap => match AfXdp::open_queues(&af_xdp(config, index), count) {
             Ok(ports) => Ok(boxed(ports)),
@@ -28,14 +29,41 @@ pub fn open(config: &Config, index: usize, count: usize) -> Result<Vec<Device>, 
                 Err(error)
             }
             Err(error) => {
-                let mut ports = AfPacket::open_queues(&AfPacketConfig::new(&port.device), count)?;
                 tracing::info!(port = port.name, "AF_PACKET instead of AF_XDP: {error}");
-                for port in &mut ports {
-                    port.note(&format!("no af-xdp: {error}"));
-                }
-                Ok(boxed(ports))
+                af_packet(config, index, count, &[format!("no af-xdp: {error}")])
             }
         },
+    }
+}
+
+/// A device with AF_PACKET: a socket for each lane where the process may load their filters, else one for both.
+fn af_packet(
+    config: &Config,
+    index: usize,
+    count: usize,
+    notes: &[String],
+) -> Result<Vec<Device>, OpenError> {
+    let packet = AfPacketConfig::new(&config.ports[index].device);
+    let lanes = PacketLanesConfig { packet: packet.clone(), limits: limits(config, index) };
+    match PacketLanes::open_queues(&lanes, count) {
+        Ok(mut ports) => {
+            ports.iter_mut().for_each(|port| notes.iter().for_each(|note| port.note(note)));
+            Ok(boxed(ports))
+        }
+        Err(error) => {
+            let mut ports = AfPacket::open_queues(&packet, count)?;
+            let note = format!("one lane: {error}");
+            ports.iter_mut().for_each(|port| notes.iter().chain([&note]).for_each(|note| port.note(note)));
+            Ok(boxed(ports))
+        }
+    }
+}
+
+fn limits(config: &Config, index: usize) -> LaneLimits {
+    LaneLimits {
+        flows: u32::try_from(config.limits.flows).unwrap_or(u32::MAX),
+        strangers_per_second: config.ports[index].strangers_per_second,
+        ..LaneLimits::default()
     }
 }
 
@@ -47,10 +75,11 @@ fn af_xdp(config: &Config, index: usize) -> AfXdpConfig {
     let port = &config.ports[index];
     AfXdpConfig {
         vlan: port.vlan,
-        limits: LaneLimits {
-            flows: u32::try_from(config.limits.flows).unwrap_or(u32::MAX),
-            strangers_per_second: port.strangers_per_second,
-            ..LaneLimits::default()
+        limits: limits(config, index),
+        answer: match port.answer_syns {
+            AnswerSyns::Auto => hedgerow_port::AnswerSyns::Auto,
+            AnswerSyns::Core => hedgerow_port::AnswerSyns::Core,
+            AnswerSyns::Program => hedgerow_port::AnswerSyns::Program,
         },
         ..AfXdpConfig::new(&port.device, ours(config, index))
     }

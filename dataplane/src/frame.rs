@@ -36,6 +36,7 @@
 use std::os::fd::BorrowedFd;
 
 use crate::reason::Counters;
+use crate::screen::SynPlan;
 use crate::wire::{FlowKey, Mac, Prefix};
 
 /// Largest number of frames in a [`Batch`].
@@ -253,7 +254,7 @@ pub struct PortStatistics {
     pub malformed: u64,
     /// Frames that the driver itself refused before they were received, by reason.
     pub refused: Counters,
-    /// SYNs that the driver itself answered with a cookie.
+    /// SYNs that the driver itself answered with a cookie ([`Port::answer`]).
     pub cookies: u64,
 }
 
@@ -313,6 +314,13 @@ pub trait Port: Pool {
     fn deny(&mut self, prefix: Prefix, on: bool) {
         let _ = (prefix, on);
     }
+    /// Tells the port how to answer SYNs by itself, in the way of the screen, until it is told anew or the plan's slots are over.
+    /// Says whether it does; where it does not, SYNs arrive like all other frames. Some arrive in any case, and what was
+    /// answered is in [`PortStatistics::cookies`].
+    fn answer(&mut self, plan: &SynPlan) -> bool {
+        let _ = plan;
+        false
+    }
     /// Asks the device for frames to an Ethernet group address, such as those of IPv6 neighbour discovery.
     fn join(&mut self, group: Mac) -> Result<(), PortError> {
         let _ = group;
@@ -364,6 +372,9 @@ impl<P: Port + ?Sized> Port for Box<P> {
     }
     fn deny(&mut self, prefix: Prefix, on: bool) {
         (**self).deny(prefix, on);
+    }
+    fn answer(&mut self, plan: &SynPlan) -> bool {
+        (**self).answer(plan)
     }
     fn join(&mut self, group: Mac) -> Result<(), PortError> {
         (**self).join(group)

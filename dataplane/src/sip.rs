@@ -4,6 +4,7 @@
 //! The frame path takes SipHash-1-3 throughout. Table keys never show a hash. Cookies show 26 bits of one under a key that
 //! lives for two minutes; no attack on the function is known that such a window could serve.
 
+use crate::screen::PlanKey;
 use crate::wire::FlowKey;
 
 /// A SipHash key.
@@ -17,6 +18,11 @@ impl SipKey {
     pub(crate) fn new(bytes: [u8; 16]) -> Self {
         let bits = u128::from_le_bytes(bytes);
         SipKey { k0: bits as u64, k1: (bits >> 64) as u64 }
+    }
+
+    /// The key, for whoever computes the same hash elsewhere.
+    pub(crate) fn words(&self) -> PlanKey {
+        PlanKey { k0: self.k0, k1: self.k1 }
     }
 }
 

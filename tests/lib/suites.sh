@@ -50,8 +50,9 @@ suite_lab() {
   tail -n 1 "$answer" | python3 tests/lib/lab_answer.py
 }
 
-suite bpf "the BPF programs compile to the objects that the port crate embeds"
+suite bpf "the BPF programs compile to the objects that the port crate embeds, and answer millions of SYNs as the core does"
 suite_bpf() {
+  TUPLES=${TUPLES:-2000000} cargo_tests -p hedgerow-port --lib af_xdp || return
   need clang:clang
   local built
   case $(clang --version) in

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::units::{Hop, Network, NodeAddress, NodeId, Period, Prefix, Size};
-use super::{Driver, Mode, Poll, Protocol, Share, SourceChoice, Stuck};
+use super::{AnswerSyns, Driver, Mode, Poll, Protocol, Share, SourceChoice, Stuck};
 
 /// All sections, as far as they could be read.
 #[derive(Default)]
@@ -102,6 +102,8 @@ pub(super) struct Port {
     pub(super) vlan: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) strangers_per_second: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) answer_syns: Option<AnswerSyns>,
     #[serde(default)]
     pub(super) share: Option<Spanned<Share>>,
 }

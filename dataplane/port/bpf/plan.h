@@ -24,7 +24,8 @@ struct plan {
 	u16 mss_v4[4];
 	u16 mss_v6[4];
 	u16 mtu;
-	u16 unused[3];
+	u16 by_redirect; /* answers go out as if to another device */
+	u16 unused[2];
 };
 
 enum {

@@ -31,8 +31,12 @@ enum {
 
 static void *(*const lookup)(const void *map, const void *key) = (void *)1;
 static u64 (*const monotonic_ns)(void) = (void *)5;
+static long (*const send_by)(u32 interface, u64 flags) = (void *)23;
 static long (*const load_bytes)(const void *skb, u32 at, void *to, u32 count) = (void *)26;
 static long (*const redirect)(const void *map, u64 key, u64 otherwise) = (void *)51;
+/* From Linux 5.18 on: the newest one here. */
+static long (*const load_frame)(struct xdp_md *frame, u32 at, void *to, u32 count) = (void *)189;
+static long (*const add_up)(const void *from, u32 from_bytes, const void *to, u32 to_bytes, u32 seed) = (void *)28;
 static long (*const adjust_tail)(struct xdp_md *frame, int delta) = (void *)65;
 
 #define be16(x) __builtin_bswap16(x)

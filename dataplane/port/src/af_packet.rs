@@ -103,17 +103,27 @@ impl AfPacket {
         let mut group = None;
         let queue = |index: usize| {
             let mut port = Self::open(config)?;
-            if count > 1 {
-                let joined = syscall::join_fanout(port.socket.as_fd(), group).map_err(|source| {
-                    Problem::system("sharing the device among sockets", "CAP_NET_RAW", source)
-                        .of(&config.device)
-                })?;
-                group = Some(joined);
-                port.abilities.mode += &format!(", socket {} of {count}", index + 1);
-            }
+            port.share(&mut group, index, count)?;
             Ok(port)
         };
         (0..count.max(1)).map(queue).collect()
+    }
+
+    /// Makes this one of `count` sockets of `group`, which the first one founds.
+    pub(crate) fn share(
+        &mut self,
+        group: &mut Option<u32>,
+        index: usize,
+        count: usize,
+    ) -> Result<(), OpenError> {
+        if count > 1 {
+            let joined = syscall::join_fanout(self.socket.as_fd(), *group).map_err(|source| {
+                Problem::system("sharing the device among sockets", "CAP_NET_RAW", source).of(&self.device)
+            })?;
+            *group = Some(joined);
+            self.abilities.mode += &format!(", socket {} of {count}", index + 1);
+        }
+        Ok(())
     }
 
     /// Opens the device. Needs `CAP_NET_RAW`.

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::syscall;
+use crate::syscall::{self, Listing};
 
 /// What is asked before a device's queues are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,11 @@ pub(crate) struct Facts {
 struct DriverInfo {
     command: u32,
     driver: [u8; 32],
-    rest: [[u8; 32]; 5],
+    texts: [[u8; 32]; 4],
+    reserved: [u8; 12],
+    flags: u32,
+    statistics: u32,
+    rest: [u32; 3],
 }
 
 /// `struct ethtool_channels`.
@@ -83,6 +87,30 @@ pub(crate) fn facts(socket: BorrowedFd<'_>, device: &str) -> io::Result<Facts> {
     })
 }
 
+/// Frames of programs that a veth device has given to the far end.
+pub(crate) fn taken_by_far_end(socket: BorrowedFd<'_>, device: &str) -> io::Result<u64> {
+    const GET_STRINGS: u32 = 0x1b;
+    const GET_STATISTICS: u32 = 0x1d;
+    /// `ETH_SS_STATS`.
+    const STATISTICS: u32 = 1;
+    let info: DriverInfo =
+        Ask { socket, device }.get(DriverInfo { command: GET_DRIVER, ..Zeroable::zeroed() })?;
+    let mut names = Listing::new(&[GET_STRINGS, STATISTICS, info.statistics]);
+    let mut values = Listing::new(&[GET_STATISTICS, info.statistics]);
+    syscall::ethtool_list(socket, device, &mut names)?;
+    syscall::ethtool_list(socket, device, &mut values)?;
+    let names = names.bytes()[12..].chunks_exact(32);
+    let values = values.bytes()[8..].as_chunks::<8>().0.iter().map(|value| u64::from_ne_bytes(*value));
+    let counted = names.zip(values).take(info.statistics as usize);
+    Ok(counted.filter(|(name, _)| is_taken(&String::from_utf8_lossy(name))).map(|(_, value)| value).sum())
+}
+
+/// `tx_queue_N_xdp_xmit`, which is one of several that begin so.
+fn is_taken(name: &str) -> bool {
+    let end = name.find('\0').unwrap_or(name.len());
+    name[..end].starts_with("tx_queue_") && name[..end].ends_with("_xdp_xmit")
+}
+
 struct Ask<'a> {
     socket: BorrowedFd<'a>,
     device: &'a str,
@@ -116,6 +144,12 @@ fn lost_in(table: &str, device: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_far_ends_counter_is_told_from_others() {
+        assert!(is_taken("tx_queue_0_xdp_xmit\0\0") && is_taken("tx_queue_12_xdp_xmit"));
+        assert!(!is_taken("tx_queue_0_xdp_xmit_errors\0") && !is_taken("rx_queue_0_xdp_tx"));
+    }
 
     #[test]
     fn losses_are_read_from_the_table_of_devices() {

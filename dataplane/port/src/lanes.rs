@@ -208,6 +208,11 @@ impl Lanes {
         ]
     }
 
+    /// SYNs that were answered on one queue.
+    pub(crate) fn cookies(&self, queue: u32) -> u64 {
+        self.counters.sum(queue * COUNTERS + COOKIE)
+    }
+
     /// What the programs counted on one queue.
     pub(crate) fn counted(&self, queue: u32) -> Counted {
         let number = |index: u32| self.counters.sum(queue * COUNTERS + index);

@@ -4,10 +4,11 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use bytemuck::{NoUninit, Pod, Zeroable};
 use hedgerow_dataplane::wire::Mac;
+use rustix::event::epoll;
 
 /// Sets a socket option.
 pub(crate) fn set_option<T: NoUninit>(
@@ -125,6 +126,20 @@ pub(crate) fn attach_filter(socket: BorrowedFd<'_>, filter: &[Filter]) -> io::Re
     check(result as isize).map(drop)
 }
 
+/// Puts a loaded BPF program on a socket as its filter.
+pub(crate) fn attach_program(socket: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, &program.as_raw_fd())
+}
+
+/// One descriptor that is readable when any of `sockets` is.
+pub(crate) fn any_of<'a>(sockets: impl Iterator<Item = BorrowedFd<'a>>) -> io::Result<OwnedFd> {
+    let waker = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for (number, socket) in (0..).zip(sockets) {
+        epoll::add(&waker, socket, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
+    }
+    Ok(waker)
+}
+
 /// `struct ifreq`: a name, and a union of which the largest member has 24 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -149,8 +164,8 @@ impl InterfaceRequest {
     }
 
     fn call(&mut self, fd: BorrowedFd<'_>, request: libc::c_ulong) -> io::Result<()> {
-        // SAFETY: only requests that read and write one `struct ifreq` are passed in (see the callers below), and one that
-        // follows a pointer in it to memory that `ethtool` has made large enough; `self` has its size, any bytes are valid in it, and the kernel uses it only during the call.
+        // SAFETY: only requests that read and write one `struct ifreq` are passed in (see the callers below), and those that
+        // follow a pointer in it to memory that `ethtool` or `Listing` has made large enough; `self` has its size, any bytes are valid in it, and the kernel uses it only during the call.
         let result = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, std::ptr::from_mut(self)) };
         check(result as isize).map(drop)
     }
@@ -194,6 +209,35 @@ pub(crate) fn ethtool<T: Pod>(socket: BorrowedFd<'_>, name: &str, question: &mut
     request.call(socket, ETHTOOL)?;
     bytemuck::bytes_of_mut(question).copy_from_slice(&bytes[..size_of::<T>()]);
     Ok(())
+}
+
+/// As [`ethtool`] for the requests whose answer grows with the device: names and values of its statistics. `question` has
+/// room for more of them than any device has.
+pub(crate) fn ethtool_list(socket: BorrowedFd<'_>, name: &str, question: &mut Listing) -> io::Result<()> {
+    /// `SIOCETHTOOL`.
+    const ETHTOOL: libc::c_ulong = 0x8946;
+    let mut request = InterfaceRequest::new(name)?;
+    request.data[..8].copy_from_slice(&(question.0.as_mut_ptr() as u64).to_ne_bytes());
+    request.call(socket, ETHTOOL)
+}
+
+/// Room for the names of statistics, 32 bytes each: more than the kernel's drivers have of them.
+pub(crate) struct Listing(Vec<u64>);
+
+impl Listing {
+    const WORDS: usize = 4 * 32_768;
+
+    /// Room behind the words of a request.
+    pub(crate) fn new(request: &[u32]) -> Self {
+        let mut words = vec![0u64; Self::WORDS];
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+        bytes[..request.len() * 4].copy_from_slice(bytemuck::cast_slice(request));
+        Listing(words)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
 }
 
 /// Whether an interface is administratively up.

@@ -9,8 +9,12 @@ use std::time::{Duration, Instant};
 use common::*;
 use hedgerow_dataplane::Reason;
 use hedgerow_dataplane::frame::{BATCH, Batch, Checksum, Lane, Meta, Pool, Port};
+use hedgerow_dataplane::screen::{PlanKey, SynPlan};
 use hedgerow_dataplane::wire::{Address, FlowKey, Mac, Prefix};
-use hedgerow_port::{AfPacket, AfPacketConfig, AfXdp, AfXdpConfig, Attach, LaneLimits, Ours, Problem};
+use hedgerow_port::{
+    AfPacket, AfPacketConfig, AfXdp, AfXdpConfig, Attach, LaneLimits, Ours, PacketLanes, PacketLanesConfig,
+    Problem,
+};
 
 const DEVICE: &str = "pub0";
 
@@ -48,7 +52,7 @@ struct Far {
 const OUR_IP6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 2];
 
 impl Far {
-    fn new(port: &AfXdp) -> Self {
+    fn new(port: &dyn Port) -> Self {
         let far = AfPacket::open(&AfPacketConfig::new("far0")).expect("opens");
         Far { port: far, to: port.abilities().mac }
     }
@@ -116,7 +120,7 @@ fn v4_key(source: [u8; 4], port: u16) -> FlowKey {
 }
 
 /// All that waits in a lane.
-fn drain(port: &mut AfXdp, lane: Lane) -> Vec<Seen> {
+fn drain(port: &mut dyn Port, lane: Lane) -> Vec<Seen> {
     let mut seen = Vec::new();
     let mut batch = Batch::new();
     while port.receive(lane, &mut batch).expect("receives") > 0 {
@@ -131,7 +135,7 @@ fn drain(port: &mut AfXdp, lane: Lane) -> Vec<Seen> {
 
 /// Takes from a lane until there are `count` frames of TCP to our port. A silence of ten seconds is a failure.
 #[track_caller]
-fn take(port: &mut AfXdp, lane: Lane, count: usize) -> Vec<Seen> {
+fn take(port: &mut dyn Port, lane: Lane, count: usize) -> Vec<Seen> {
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut seen = Vec::new();
     loop {
@@ -167,10 +171,9 @@ fn dropped_by(device: &str) -> u64 {
 
 const PEER: [u8; 4] = [192, 0, 2, 1];
 
-fn lanes_are_apart(config: &AfXdpConfig) {
-    let mut port = AfXdp::open(config).expect("opens");
+fn lanes_are_apart(port: &mut dyn Port) {
     assert!(port.abilities().lanes, "{:?}", port.abilities());
-    let mut far = Far::new(&port);
+    let mut far = Far::new(port);
     let peer6 = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
     let key6 = FlowKey {
         local: Address::from_v6(OUR_IP6),
@@ -190,30 +193,180 @@ fn lanes_are_apart(config: &AfXdpConfig) {
     let frames = both(&far);
     far.send(&frames);
     let bytes = |seen: Vec<Seen>| seen.into_iter().map(|seen| seen.bytes).collect::<Vec<_>>();
-    assert_eq!(bytes(take(&mut port, Lane::Stranger, 5)), frames);
+    assert_eq!(bytes(take(port, Lane::Stranger, 5)), frames);
 
     port.known(&v4_key(PEER, 1000), true);
     port.known(&key6, true);
     port.flush().expect("flushes");
     far.send(&frames);
-    assert_eq!(bytes(take(&mut port, Lane::Known, 2)), [&frames[0][..], &frames[3][..]]);
+    assert_eq!(bytes(take(port, Lane::Known, 2)), [&frames[0][..], &frames[3][..]]);
     // A SYN is never a segment of a flow that must not be lost.
-    assert_eq!(bytes(take(&mut port, Lane::Stranger, 3)), [&frames[1][..], &frames[2][..], &frames[4][..]]);
+    assert_eq!(bytes(take(port, Lane::Stranger, 3)), [&frames[1][..], &frames[2][..], &frames[4][..]]);
 
     port.known(&v4_key(PEER, 1000), false);
     port.known(&key6, false);
     port.flush().expect("flushes");
     far.send(&frames);
-    take(&mut port, Lane::Stranger, 5);
-    assert!(drain(&mut port, Lane::Known).is_empty());
+    take(port, Lane::Stranger, 5);
+    assert!(drain(port, Lane::Known).is_empty());
     assert_eq!(port.statistics().lost_ring, 0);
 }
 
 #[test]
 fn known_flows_have_a_lane_of_their_own() {
     xdp_namespace("known_flows_have_a_lane_of_their_own", || {
-        lanes_are_apart(&config());
-        lanes_are_apart(&AfXdpConfig { attach: Attach::Generic, ..config() });
+        for attach in [Attach::Driver, Attach::Generic] {
+            lanes_are_apart(&mut AfXdp::open(&AfXdpConfig { attach, ..config() }).expect("opens"));
+        }
+        lanes_are_apart(&mut packet_lanes(0).remove(0));
+    });
+}
+
+/// The same device through packet sockets.
+fn packet_lanes(strangers_per_second: u32) -> Vec<PacketLanes> {
+    let config = PacketLanesConfig {
+        packet: AfPacketConfig { ring_bytes: 4 << 20, ..AfPacketConfig::new(DEVICE) },
+        limits: LaneLimits { strangers_per_second, ..LaneLimits::default() },
+    };
+    PacketLanes::open_queues(&config, 1).expect("opens")
+}
+
+#[test]
+fn packet_sockets_keep_known_flows_apart_from_a_flood() {
+    xdp_namespace("packet_sockets_keep_known_flows_apart_from_a_flood", || {
+        let mut port = packet_lanes(0).remove(0);
+        let mut far = Far::new(&port);
+        port.known(&v4_key(PEER, 1000), true);
+        port.deny(Prefix::of(Address::from_v4([203, 0, 113, 0]), 24), true);
+        port.flush().expect("flushes");
+        let strangers: Vec<_> =
+            (0..BATCH as u16).map(|n| far.segment([198, 51, 100, n as u8], 2000 + n, SYN)).collect();
+        let others = [far.segment(PEER, 1000, ACK), far.segment([203, 0, 113, 9], 1000, ACK)];
+        for _ in 0..200 {
+            far.send(&strangers);
+            far.send(&others);
+        }
+        // Nobody has read anything: one ring is full, the other is not.
+        let good = take(&mut port, Lane::Known, 200);
+        assert!(good.iter().all(|seen| seen.bytes == others[0]));
+        let statistics = port.statistics();
+        assert!(statistics.lost_ring > 5_000, "{statistics:?}");
+        assert_eq!(statistics.refused[Reason::Denied], 200);
+        // Answers go out of the frames of either lane, in order.
+        let frames = [others[0].clone(), strangers[0].clone()];
+        drain(&mut port, Lane::Stranger);
+        far.send(&frames);
+        let mut batch = Batch::new();
+        while batch.len() < 2 {
+            port.receive(Lane::Known, &mut batch).expect("receives");
+            port.receive(Lane::Stranger, &mut batch).expect("receives");
+            let strange = batch.iter().any(|(frame, _)| !is_tcp(port.bytes(frame)));
+            if strange {
+                let count = batch.len();
+                batch.drain(count).for_each(|(frame, _)| port.release(frame));
+                far.send(&frames);
+            }
+        }
+        for (frame, _) in batch.as_mut_slice() {
+            let bytes = port.bytes_mut(frame);
+            let (to, rest) = bytes.split_at_mut(6);
+            to.swap_with_slice(&mut rest[..6]);
+        }
+        let sent: Vec<_> = batch.iter().map(|(frame, _)| port.bytes(frame)[26..30].to_vec()).collect();
+        assert!(port.transmit(&mut batch).expect("sends") >= 2);
+        let mut wire = Wire::new(&mut far.port);
+        for source in sent {
+            wire.wait_for(|seen| seen.bytes.get(26..30) == Some(&source[..]));
+        }
+    });
+}
+
+#[test]
+fn packet_sockets_police_strangers() {
+    xdp_namespace("packet_sockets_police_strangers", || {
+        let mut port = packet_lanes(100).remove(0);
+        let mut far = Far::new(&port);
+        let frames: Vec<_> = (0..2_000).map(|n| far.segment(PEER, 1000 + n, SYN)).collect();
+        far.send(&frames);
+        let seen = take(&mut port, Lane::Stranger, 1_000).len() as u64;
+        let statistics = port.statistics();
+        assert_eq!(seen + statistics.refused[Reason::Policed], 2_000, "{statistics:?}");
+    });
+}
+
+/// How SYNs to our listener are answered, by somebody whose clock says zero.
+fn plan(unix_ms: u64) -> SynPlan {
+    let key = PlanKey { k0: 1, k1: 2 };
+    SynPlan {
+        unix_ms,
+        slots: [(unix_ms / 64_000, key), (unix_ms / 64_000 + 1, key)],
+        stamp: key,
+        mss_v4: [536, 1300, 1440, 1460],
+        mss_v6: [1220, 1360, 1420, 1440],
+        mtu: 1_500,
+        listeners: vec![(Address::from_v4(OUR_IP), 8444), (Address::from_v6(OUR_IP6), 8444)],
+        replies_per_second: Some(1_000),
+        cap_secret: [1, 3, 5, 7],
+    }
+}
+
+fn connects() -> bool {
+    let address = (Ipv4Addr::from(OUR_IP), 8444).into();
+    TcpStream::connect_timeout(&address, Duration::from_millis(600)).is_ok()
+}
+
+#[test]
+fn the_program_completes_handshakes_with_the_kernel() {
+    xdp_namespace("the_program_completes_handshakes_with_the_kernel", || {
+        let mut port = AfXdp::open(&config()).expect("opens");
+        addresses("far0", port.abilities().mac);
+        match Command::new("ethtool").args(["-K", "far0", "gro", "on"]).status() {
+            Ok(status) if status.success() => {}
+            other => {
+                return skip(
+                    "the_program_completes_handshakes_with_the_kernel",
+                    &format!("ethtool: {other:?}"),
+                );
+            }
+        }
+        assert!(!connects(), "nobody has said how");
+        assert!(port.answer(&plan(1 << 40)));
+        assert!(connects(), "{:?}", port.statistics());
+        assert!(port.answer(&plan(1 << 40)), "the answers arrived");
+        assert_eq!(port.statistics().cookies, 1);
+        // What a peer sends after the handshake is the core's.
+        let mut seen = drain(&mut port, Lane::Stranger);
+        seen.retain(|seen| is_tcp(&seen.bytes) && seen.bytes[47] & SYN == 0);
+        assert!(!seen.is_empty());
+        // Listeners that are gone are not answered for.
+        assert!(port.answer(&SynPlan { listeners: Vec::new(), ..plan(1 << 40) }));
+        assert!(!connects());
+        let mut generic = drop_and(port, || {
+            AfXdp::open(&AfXdpConfig { attach: Attach::Generic, ..config() }).expect("opens")
+        });
+        assert!(generic.answer(&plan(1 << 40)));
+        assert!(connects(), "{:?}", generic.statistics());
+    });
+}
+
+fn drop_and<T>(port: AfXdp, next: impl FnOnce() -> T) -> T {
+    drop(port);
+    next()
+}
+
+#[test]
+fn answers_that_get_lost_are_left_to_the_core() {
+    xdp_namespace("answers_that_get_lost_are_left_to_the_core", || {
+        let mut port = AfXdp::open(&config()).expect("opens");
+        addresses("far0", port.abilities().mac);
+        // The far end of a veth pair has no queue for frames from XDP unless it asks for one.
+        assert!(port.answer(&plan(1 << 40)));
+        assert!(!connects());
+        assert!(!port.answer(&plan(1 << 40)), "{:?}", port.statistics());
+        assert!(port.abilities().mode.contains("by the core"), "{}", port.abilities().mode);
+        drain(&mut port, Lane::Stranger);
+        assert!(!connects());
+        assert!(drain(&mut port, Lane::Stranger).iter().any(|seen| is_tcp(&seen.bytes)), "SYNs arrive again");
     });
 }
 

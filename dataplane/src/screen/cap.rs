@@ -31,8 +31,25 @@ impl ReplyCap {
         ReplyCap {
             key: (secret(0), secret(1) | 1),
             rows: [vec![0; buckets], vec![0; buckets]],
-            cost: 1_000_000 / u64::from(per_second.max(1)),
+            cost: cost(per_second),
         }
+    }
+
+    /// Half of a rate, where it is one; never less than a reply a second.
+    pub(super) fn half(&self, per_second: u32) -> Option<u32> {
+        (cost(per_second) > 0).then(|| (per_second / 2).max(1))
+    }
+
+    /// Changes the rate.
+    pub(super) fn set_rate(&mut self, per_second: u32) {
+        self.cost = cost(per_second);
+    }
+
+    /// Numbers that nobody else knows, for another sketch like this one; those that a prefix is multiplied by are odd.
+    pub(super) fn secrets(&self) -> [u64; 4] {
+        let mixed =
+            |n: u64| (self.key.0 ^ n).wrapping_mul(self.key.1).rotate_left(32).wrapping_mul(self.key.1);
+        [mixed(1), mixed(2) | 1, mixed(3), mixed(4) | 1]
     }
 
     /// Multiplies by a secret and folds. Nobody sees a bucket, and who floods enough prefixes to find two that share both
@@ -61,6 +78,11 @@ impl ReplyCap {
         *second = (*second).max(now) + self.cost;
         true
     }
+}
+
+/// Microseconds that a reply costs.
+fn cost(per_second: u32) -> u64 {
+    1_000_000 / u64::from(per_second.max(1))
 }
 
 /// The IPv4 /24 or IPv6 /48 in 56 bits; the families differ because no packet carries `::ffff:0:0/96`.

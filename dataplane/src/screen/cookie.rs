@@ -19,7 +19,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::Master;
+use super::{Master, PlanKey};
 use crate::sip::{Addresses, Sip13, SipKey, addresses, ports};
 use crate::wire::{FlowKey, Seq};
 
@@ -143,6 +143,13 @@ impl Cookies {
     }
 
     #[inline(always)]
+    /// The slot of `unix_ms` and the one that follows, with their keys.
+    pub(super) fn coming(&self, unix_ms: u64) -> [(u64, PlanKey); 2] {
+        let slot = unix_ms / SLOT_MS;
+        [slot, slot + 1]
+            .map(|slot| (slot, derive(&self.generation(slot).master, b"syn cookie", slot).words()))
+    }
+
     fn in_slot(&mut self, slot: u64, flow: &FlowKey, irs: Seq, choice: Choice) -> Seq {
         let sip = self.keyed(slot);
         let last = ports(flow) << 32 | u64::from((slot as u32) << CHOICE_BITS | choice.bits());

@@ -41,6 +41,12 @@ impl Listeners {
         let mut fits = candidates.filter(|(_, listener)| listener.address.is_none_or(|own| own == address));
         fits.next().map(|(id, listener)| (*id, listener))
     }
+
+    /// The TCP ports of a link that listeners hold, each with its address, or `None` for all of the link's.
+    pub(crate) fn on(&self, link: LinkId) -> impl Iterator<Item = (Option<Address>, u16)> + '_ {
+        let here = self.listeners.iter().filter(move |(_, listener)| listener.link == link);
+        here.map(|(_, listener)| (listener.address, listener.port))
+    }
 }
 
 /// Port and link in one number.

@@ -7,12 +7,14 @@ pub mod cookie;
 mod deny;
 mod hello;
 mod listeners;
+mod plan;
 mod spent;
 mod synack;
 
 pub use deny::DenyList;
 pub use hello::plausible as plausible_hello;
 pub use listeners::Listeners;
+pub use plan::{PlanKey, SynPlan};
 
 use cap::ReplyCap;
 use cookie::{Cookies, Verdict};
@@ -21,7 +23,7 @@ use spent::Spent;
 use crate::Reason;
 use crate::shard::{Accept, Listener};
 use crate::time::Instant;
-use crate::wire::{Agreed, Emitted, Flags, FlowKey, Head, LinkRules, Packet, Seq};
+use crate::wire::{Address, Agreed, Emitted, Flags, FlowKey, Head, LinkRules, Packet, Seq};
 
 /// What becomes of a segment that belongs to no flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +111,38 @@ impl Screen {
     /// Says that `now` is `unix_ms` milliseconds of UTC. To be repeated whenever the host's clock may have moved.
     pub fn set_utc(&mut self, now: Instant, unix_ms: u64) {
         self.epoch = unix_ms.wrapping_mul(1_000).wrapping_sub(now.micros());
+    }
+
+    /// What a port needs to answer SYNs to `listeners` as [`Screen::syn_ack`] does. `stamp` is the key of the hash whose upper
+    /// half is that function's `offset`.
+    pub(crate) fn plan(
+        &self,
+        now: Instant,
+        mtu: u16,
+        stamp: PlanKey,
+        listeners: Vec<(Address, u16)>,
+    ) -> SynPlan {
+        let unix_ms = self.utc(now);
+        let config = &self.config;
+        SynPlan {
+            unix_ms,
+            slots: self.cookies.coming(unix_ms),
+            stamp,
+            mss_v4: config.mss_v4,
+            mss_v6: config.mss_v6,
+            mtu,
+            listeners,
+            replies_per_second: self.cap.half(config.replies_per_second),
+            cap_secret: self.cap.secrets(),
+        }
+    }
+
+    /// Says whether a port answers SYNs by [`Screen::plan`], and so needs half of the replies that a prefix may get.
+    pub(crate) fn share_cap(&mut self, shared: bool) {
+        self.cap.set_rate(match self.cap.half(self.config.replies_per_second) {
+            Some(half) if shared => half,
+            _ => self.config.replies_per_second,
+        });
     }
 
     /// Replaces the fleet's secret from the slot that contains `from_unix_ms` on. The former one stays valid for cookies

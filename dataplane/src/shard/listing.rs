@@ -1,7 +1,10 @@
-//! Flows as others have to know them: the other shards of the box, and the ports that keep known flows in a lane of their own.
+//! What others have to know of a shard: the other shards of the box where its flows are, the ports which flows to keep in a
+//! lane of their own, and how to answer SYNs as it does.
 
 use super::{FlowId, Shard};
-use crate::wire::{FlowKey, LinkId};
+use crate::screen::SynPlan;
+use crate::time::Instant;
+use crate::wire::{Address, FlowKey, LinkId};
 
 /// A flow by its slot.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +33,28 @@ impl Shard {
     /// flows, before what these left to send goes out.
     pub fn hint(&mut self) -> Option<Hint> {
         self.hints.pop_front()
+    }
+
+    /// What the port of a link needs to answer SYNs as this shard does, for [`crate::frame::Port::answer`]; `None` for a link
+    /// that is not there. To be repeated at least four times a minute: cookies change, and so does what may be answered.
+    pub fn syn_plan(&self, now: Instant, link: LinkId) -> Option<SynPlan> {
+        let attached = self.links.get(usize::from(link.0))?;
+        let usable = |address: &Address| attached.link.usable(*address);
+        let own = || attached.link.config().addresses.iter().map(|own| own.address).filter(usable);
+        let places = |(address, port): (Option<Address>, u16)| {
+            let addresses: Vec<Address> = match address {
+                Some(address) => Some(address).filter(usable).into_iter().collect(),
+                None => own().collect(),
+            };
+            addresses.into_iter().map(move |address| (address, port))
+        };
+        let listeners = self.listeners.on(link).flat_map(places).collect();
+        Some(self.screen.plan(now, attached.rules.mtu, self.engine.hash_key(), listeners))
+    }
+
+    /// Says whether any port answers SYNs by a plan of this shard: then it has half of the replies that a prefix may get.
+    pub fn share_replies(&mut self, shared: bool) {
+        self.screen.share_cap(shared);
     }
 
     /// Lets others find a flow.

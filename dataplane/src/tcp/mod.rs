@@ -28,6 +28,7 @@ use std::collections::VecDeque;
 
 use crate::Reason;
 use crate::reason::Counters;
+use crate::screen::PlanKey;
 use crate::shard::{Event, FlowId, ListenerId, Standing};
 use crate::time::Instant;
 use crate::wire::{Address, Agreed, Flags, FlowKey, LinkId, Mac, Outgoing, Segment, Seq};
@@ -160,6 +161,11 @@ impl Engine {
     #[inline]
     pub fn hash(&self, key: &FlowKey) -> KeyHash {
         self.keyed.hash(key)
+    }
+
+    /// The key of [`Engine::hash`].
+    pub(crate) fn hash_key(&self) -> PlanKey {
+        self.keyed.key().words()
     }
 
     /// Pulls the table entries of a 4-tuple into the cache.

@@ -27,6 +27,11 @@ impl Keyed {
         Keyed(SipKey::new(secret))
     }
 
+    /// The secret.
+    pub(crate) fn key(&self) -> &SipKey {
+        &self.0
+    }
+
     /// The hash of `key`.
     #[inline]
     pub(crate) fn hash(&self, key: &FlowKey) -> KeyHash {

@@ -90,6 +90,7 @@ impl Lowering<'_> {
             mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
             vlan: vlan.and_then(|vlan| u16::try_from(vlan).ok()),
             strangers_per_second: u32::try_from(strangers).unwrap_or(0),
+            answer_syns: file.answer_syns.unwrap_or_default(),
             share: file.share.as_ref().map(|share| *share.get_ref()).unwrap_or_default(),
         }
     }

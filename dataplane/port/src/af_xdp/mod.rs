@@ -23,11 +23,14 @@
 //!   that nobody opened would lose frames, so all of them are opened, or none.
 //! - **A link holds the program**: the kernel takes it off when the process ends, in whatever way. A second program, ours or
 //!   another's, is refused by the kernel.
+//! - **SYNs are answered by the program** where frames would have to be copied to reach the core, with the screen's own cookie
+//!   (`bpf/answer.h`), once the shard has told how; see [`AfXdpConfig::answer`].
 //! - **No offloads**: frames are sent and received one by one with complete checksums. Frames of senders on the same host
 //!   have partial ones and are told by that value.
 //! - **802.1Q tags stay in the bytes**: a device that takes them out would hide them from the program, so with a VLAN it must
 //!   not (`ethtool -K DEVICE rxvlan off`).
 
+mod answers;
 mod device;
 mod neighbours;
 mod partial;
@@ -42,14 +45,15 @@ use std::sync::Arc;
 use hedgerow_dataplane::frame::{
     Abilities, Batch, Checksum, Frame, Lane, Meta, Pool, Port, PortError, PortStatistics,
 };
+use hedgerow_dataplane::screen::SynPlan;
 use hedgerow_dataplane::wire::{FlowKey, Mac, Prefix};
-use rustix::event::epoll;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
 use crate::error::{OpenError, Problem};
 use crate::ethtool;
 use crate::lanes::{Hints, LaneLimits, Ours};
 use crate::syscall::{self, Interface};
+use answers::Told;
 use device::{CAPABILITIES, Device, Hook};
 use neighbours::Neighbours;
 use rings::{Consumer, Descriptor, Producer};
@@ -71,6 +75,18 @@ pub enum Attach {
     Generic,
 }
 
+/// Who answers SYNs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum AnswerSyns {
+    /// The program where frames would be copied to the core, else the core.
+    #[default]
+    Auto,
+    /// The core: the program only sorts.
+    Core,
+    /// The program.
+    Program,
+}
+
 /// How to open the queues of a device as [`AfXdp`] ports.
 #[derive(Clone, Debug)]
 pub struct AfXdpConfig {
@@ -82,6 +98,8 @@ pub struct AfXdpConfig {
     pub vlan: Option<u16>,
     /// Where the program may run.
     pub attach: Attach,
+    /// Who answers SYNs.
+    pub answer: AnswerSyns,
     /// Copy frames even where the driver could do without.
     pub copy: bool,
     /// Frames that the ring of each lane holds; a power of two. The known lane must hold a burst: at least 2,048.
@@ -100,6 +118,7 @@ impl AfXdpConfig {
             ours,
             vlan: None,
             attach: Attach::Auto,
+            answer: AnswerSyns::Auto,
             copy: false,
             ring: 2_048,
             frames: 512,
@@ -136,6 +155,11 @@ pub struct AfXdp {
     /// Free chunks that are kept for what will be sent.
     reserve: usize,
     hints: Hints,
+    /// The program answers SYNs, when it is told how.
+    answers: bool,
+    told: Told,
+    /// Answers that a veth's far end took, and all of them, when last looked at.
+    answered: (u64, u64),
     /// Tell partial checksums by their value.
     local_senders: bool,
     gone: bool,
@@ -172,7 +196,7 @@ impl AfXdp {
         let interface = syscall::interface(asking.as_fd(), name).map_err(fail("asking for the device"))?;
         let facts = ethtool::facts(asking.as_fd(), name).map_err(fail("asking for the device's driver"))?;
         let chunk = chunk_for(config, &facts, &interface, count).map_err(|problem| problem.of(name))?;
-        let device = Arc::new(Device::open(config, asking.as_fd(), facts, &interface)?);
+        let device = Arc::new(Device::open(config, asking, facts, &interface)?);
         (0..count as u32).map(|queue| Self::queue(config, &device, &interface, queue, chunk)).collect()
     }
 
@@ -211,8 +235,13 @@ impl AfXdp {
                 _ => fail("sockets of AF_XDP")(source),
             })?;
         let zero_copy = stranger.is_zero_copy().unwrap_or(false);
+        let answers = match config.answer {
+            AnswerSyns::Auto => !zero_copy,
+            AnswerSyns::Core => false,
+            AnswerSyns::Program => true,
+        };
         let mut neighbours = if queue == 0 { Some(Neighbours::open(name)?) } else { None };
-        let waker = wait_for(
+        let waker = syscall::any_of(
             [Some(stranger.as_fd()), Some(known.as_fd()), neighbours.as_mut().and_then(Neighbours::park)]
                 .into_iter()
                 .flatten(),
@@ -228,7 +257,7 @@ impl AfXdp {
                 segmentation: 0,
                 vlan: false,
                 lanes: true,
-                mode: mode(device, queue, zero_copy),
+                mode: mode(device, queue, zero_copy, answers),
             },
             local_senders: LOCAL_SENDERS.contains(&device.facts.driver.as_str()),
             device: device.clone(),
@@ -245,6 +274,9 @@ impl AfXdp {
             umem,
             reserve: config.frames as usize,
             hints: Hints::new(),
+            answers,
+            told: Told::default(),
+            answered: (device.taken_by_far_end(), 0),
             gone: false,
             statistics: PortStatistics::default(),
         };
@@ -316,6 +348,22 @@ impl AfXdp {
         Ok(())
     }
 
+    /// Leaves SYNs to the core if the program's answers get lost: a veth takes frames from XDP only where the far end is ready
+    /// for them (`ethtool -K FAR gro on`, or a program of its own), which nobody can tell from here but by trying.
+    fn look_after_answers(&mut self) {
+        let (taken, made) = (self.device.taken_by_far_end(), self.device.lanes.cookies(self.queue));
+        let (taken_before, made_before) = std::mem::replace(&mut self.answered, (taken, made));
+        let (taken, made) = (taken - taken_before.min(taken), made - made_before.min(made));
+        if taken * 2 < made {
+            self.answers = false;
+            self.told.stop(&self.device.answers, self.queue);
+            self.abilities.mode = self.abilities.mode.replace(
+                ANSWERS,
+                ", SYNs answered by the core: the far end takes no frames from XDP (`ethtool -K FAR gro on` there)",
+            );
+        }
+    }
+
     fn fault(&self, operation: &'static str, source: io::Error) -> PortError {
         let source = match source.raw_os_error() {
             Some(libc::ENXIO | libc::ENODEV) => {
@@ -355,13 +403,19 @@ fn chunk_for(
     }
 }
 
-fn mode(device: &Device, queue: u32, zero_copy: bool) -> String {
+/// What the mode says where the program answers SYNs.
+const ANSWERS: &str = ", SYNs answered by the program";
+
+fn mode(device: &Device, queue: u32, zero_copy: bool, answers: bool) -> String {
     let hook = match device.hook {
         Hook::Driver => "in the driver",
         Hook::Generic => "behind the driver",
     };
     let copy = if zero_copy { "zero-copy" } else { "copy" };
     let mut mode = format!("af-xdp {hook}, {copy}, two lanes");
+    if answers {
+        mode += ANSWERS;
+    }
     if device.facts.queues > 1 {
         mode += &format!(", queue {} of {}", queue + 1, device.facts.queues);
     }
@@ -374,15 +428,6 @@ fn sendable(frame: &Frame, meta: &Meta) -> bool {
         && meta.vlan.is_none()
         && meta.segment == 0
         && !matches!(meta.checksum, Checksum::Partial { .. })
-}
-
-/// One descriptor that is readable when any of `sockets` is.
-fn wait_for<'a>(sockets: impl Iterator<Item = BorrowedFd<'a>>) -> io::Result<OwnedFd> {
-    let waker = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    for (number, socket) in (0..).zip(sockets) {
-        epoll::add(&waker, socket, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
-    }
-    Ok(waker)
 }
 
 impl Pool for AfXdp {
@@ -490,6 +535,13 @@ impl Port for AfXdp {
         self.hints.deny(&self.device.lanes, prefix, on);
     }
 
+    fn answer(&mut self, plan: &SynPlan) -> bool {
+        if self.answers && self.device.is_veth() {
+            self.look_after_answers();
+        }
+        self.answers && self.told.tell(&self.device.answers, self.queue, plan).is_ok()
+    }
+
     fn join(&mut self, group: Mac) -> Result<(), PortError> {
         match &mut self.neighbours {
             Some(neighbours) => neighbours.join(group),
@@ -527,3 +579,6 @@ impl Port for AfXdp {
         statistics
     }
 }
+
+#[cfg(test)]
+mod tests;

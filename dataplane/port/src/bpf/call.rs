@@ -13,6 +13,8 @@ mod command {
     pub(super) const MAP_UPDATE: i32 = 2;
     pub(super) const MAP_DELETE: i32 = 3;
     pub(super) const PROG_LOAD: i32 = 5;
+    #[cfg(test)]
+    pub(super) const PROG_TEST_RUN: i32 = 10;
     pub(super) const MAP_UPDATE_BATCH: i32 = 26;
     pub(super) const LINK_CREATE: i32 = 28;
 }
@@ -232,4 +234,35 @@ pub(super) fn link_xdp(program: BorrowedFd<'_>, interface: u32, flags: u32) -> i
         LinkCreate { program: program.as_raw_fd() as u32, target: interface, kind: XDP, flags };
     // SAFETY: this request has no pointers.
     unsafe { bpf(command::LINK_CREATE, &mut attributes) }.map(own)
+}
+
+#[cfg(test)]
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct TestRun {
+    program: u32,
+    verdict: u32,
+    input_bytes: u32,
+    output_bytes: u32,
+    input: u64,
+    output: u64,
+    repeat: u32,
+    duration: u32,
+}
+
+/// Runs a program once on `frame`; gives its verdict and the length of what it made of the frame, in `space`.
+#[cfg(test)]
+pub(super) fn test_run(program: BorrowedFd<'_>, frame: &[u8], space: &mut [u8]) -> io::Result<(u32, usize)> {
+    let mut attributes = TestRun {
+        program: program.as_raw_fd() as u32,
+        input_bytes: frame.len() as u32,
+        output_bytes: space.len() as u32,
+        input: address(frame),
+        output: space.as_mut_ptr() as u64,
+        repeat: 1,
+        ..Zeroable::zeroed()
+    };
+    // SAFETY: the kernel reads `frame` and writes `space`, both of the lengths that are given.
+    unsafe { bpf(command::PROG_TEST_RUN, &mut attributes) }?;
+    Ok((attributes.verdict, attributes.output_bytes as usize))
 }

@@ -122,6 +122,8 @@ impl AsFd for Counts {
 /// What a program is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
+    /// Chooses frames for a socket.
+    SocketFilter,
     /// Judges the frames of a device.
     Xdp,
 }
@@ -138,9 +140,7 @@ impl Program {
         maps: &[(&str, BorrowedFd<'_>)],
     ) -> io::Result<Self> {
         let code = object.code(section, maps)?;
-        let kind = match purpose {
-            Purpose::Xdp => 6,
-        };
+        let kind = if purpose == Purpose::Xdp { 6 } else { 1 };
         call::load(kind, &code).map(Program)
     }
 
@@ -152,6 +152,12 @@ impl Program {
         /// `XDP_FLAGS_DRV_MODE`.
         const NATIVE: u32 = 1 << 2;
         call::link_xdp(self.0.as_fd(), interface, if native { NATIVE } else { GENERIC })
+    }
+
+    /// Runs the program on `frame`, which it may change; the verdict, and the length of the frame in `space` afterwards.
+    #[cfg(test)]
+    pub(crate) fn run(&self, frame: &[u8], space: &mut [u8]) -> io::Result<(u32, usize)> {
+        call::test_run(self.0.as_fd(), frame, space)
     }
 }
 
