@@ -114,7 +114,7 @@ suite_port_valgrind() {
   runner=CARGO_TARGET_$(host | tr 'a-z-' 'A-Z_')_RUNNER
   # Tests of kernel ports run themselves again in a namespace, hence the children. The test that counts allocations
   # is left out: valgrind slows the harness into its counts.
-  export "$runner=valgrind --quiet --trace-children=yes --trace-children-skip=*/ip --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite"
+  export "$runner=valgrind --quiet --trace-children=yes --trace-children-skip=*/ip,*/ethtool --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite"
   cargo_tests -p hedgerow-port --lib --test kernel --test xdp
 }
 

@@ -20,7 +20,7 @@
 //! RUSTFLAGS=-Zsanitizer=address cargo +nightly test -p hedgerow-port --target x86_64-unknown-linux-gnu
 //!
 //! CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind -q --error-exitcode=9 --leak-check=full \
-//!   --show-leak-kinds=definite --errors-for-leak-kinds=definite --trace-children=yes --trace-children-skip=*/ip" \
+//!   --show-leak-kinds=definite --errors-for-leak-kinds=definite --trace-children=yes --trace-children-skip=*/ip,*/ethtool" \
 //!   cargo test -p hedgerow-port
 //! ```
 

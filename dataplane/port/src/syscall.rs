@@ -240,6 +240,14 @@ impl Listing {
     }
 }
 
+/// Milliseconds of the monotonic clock, which is the one that BPF programs read too.
+pub(crate) fn monotonic_ms() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes one `timespec` at the pointer. (The safe one of `rustix` does not survive valgrind.)
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000
+}
+
 /// Whether an interface is administratively up.
 pub(crate) fn interface_is_up(socket: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
     let mut request = InterfaceRequest::new(name)?;

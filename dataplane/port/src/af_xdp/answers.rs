@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use bytemuck::{Pod, Zeroable};
 use hedgerow_dataplane::screen::{PlanKey, SynPlan};
 use hedgerow_dataplane::wire::Address;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::bpf::{Kind, Map};
 use crate::lanes::RawEndpoint;
+use crate::syscall::monotonic_ms;
 
 /// Buckets of each row of the sketch that caps replies: `1 << CAP_LOG2`.
 const CAP_BUCKETS: u32 = 1 << 14;
@@ -70,12 +70,6 @@ impl RawPlan {
             unused: [0; 2],
         }
     }
-}
-
-/// Milliseconds of the clock that the program reads.
-pub(super) fn monotonic_ms() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000
 }
 
 /// The maps of a device.

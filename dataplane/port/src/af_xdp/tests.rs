@@ -13,10 +13,11 @@ use hedgerow_dataplane::shard::{self, Accept, Listener, Shard, ShardIndex, Shard
 use hedgerow_dataplane::tcp::EngineConfig;
 use hedgerow_dataplane::wire::{Address, LinkId, Mac};
 
-use super::answers::{Answers, Told, monotonic_ms};
+use super::answers::{Answers, Told};
 use super::{PROGRAM, partial};
 use crate::bpf::{Kind, Map, Object, Program, Purpose};
 use crate::lanes::{LaneLimits, Lanes, Ours};
+use crate::syscall::monotonic_ms;
 
 const OWN_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const PEER_MAC: Mac = Mac([2, 0, 0, 0, 0, 2]);
