@@ -100,7 +100,7 @@ pub fn core(
                 .ports
                 .iter()
                 .zip(abilities)
-                .map(|(port, a)| ShardLink::new(link(port, a), a))
+                .map(|(port, a)| ShardLink::new(link(port, a, shards), a))
                 .collect(),
             listeners: config.listeners.iter().map(listener).collect(),
             admit: admit::Limits {
@@ -123,7 +123,11 @@ pub fn core(
                 connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(5)),
                 ..EngineConfig::default()
             },
-            screen: ScreenConfig::default(),
+            screen: {
+                let standard = ScreenConfig::default();
+                // What one prefix is answered comes from all shards together.
+                ScreenConfig { replies_per_second: standard.replies_per_second.div_ceil(shards), ..standard }
+            },
             cookie_secret: Master(secret.derive("cookies")),
             seed,
             index: ShardIndex::of(place.index, place.shards),
@@ -137,8 +141,10 @@ pub fn core(
     }
 }
 
-fn link(port: &Port, abilities: &Abilities) -> LinkConfig {
+fn link(port: &Port, abilities: &Abilities, shards: u32) -> LinkConfig {
+    let standard = LinkConfig::default();
     LinkConfig {
+        pings_per_second: standard.pings_per_second.div_ceil(shards),
         mtu: port.mtu.unwrap_or(abilities.mtu),
         vlan: port.vlan,
         addresses: port.addresses.iter().map(|a| prefix(a.address, a.length)).collect(),
@@ -152,7 +158,7 @@ fn link(port: &Port, abilities: &Abilities) -> LinkConfig {
                 gateway: Some((*via).into()),
             })
             .collect(),
-        ..LinkConfig::default()
+        ..standard
     }
 }
 

@@ -73,7 +73,9 @@ enum Command {
     },
     /// See everything in one process, without privileges: peers, attackers, a node, and Hedgerow between them
     #[cfg(feature = "lab")]
-    #[command(after_help = "Examples:\n  hedgerow lab\n  hedgerow lab --seconds 30 --seed 7 --json")]
+    #[command(
+        after_help = "Examples:\n  hedgerow lab\n  hedgerow lab --seconds 30 --seed 7 --json\n  hedgerow lab --shards 4"
+    )]
     Lab(LabArgs),
     /// Make and show the secret that a fleet's identities derive from
     #[command(subcommand)]
@@ -126,6 +128,9 @@ struct LabArgs {
     /// Where all chance comes from: the same seed tells the same story
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Shards of the appliance, each with a queue of its simulated network cards
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    shards: u16,
     /// Print one JSON object at the end instead of the story
     #[arg(long)]
     json: bool,
@@ -322,7 +327,7 @@ fn lab(args: &LabArgs) -> Result<(), String> {
         paced: !args.json && std::io::stdout().is_terminal(),
         terminal,
     };
-    crate::lab::run(&options)
+    crate::lab::run(&options, args.shards)
 }
 
 fn identity_new(file: &Path) -> Result<(), String> {

@@ -1,5 +1,7 @@
 //! `hedgerow lab`: the real core as the device of the simulated world.
 
+mod fan;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -10,7 +12,7 @@ use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::admit;
 use hedgerow_dataplane::frame::Port;
 use hedgerow_dataplane::screen::{Master, ScreenConfig};
-use hedgerow_dataplane::shard::{self, Accept, ShardIndex, ShardLink, Target};
+use hedgerow_dataplane::shard::{self, Accept, Exchange, ExchangeConfig, ShardIndex, ShardLink, Target};
 use hedgerow_dataplane::tcp::EngineConfig;
 use hedgerow_dataplane::wire::LinkId;
 use hedgerow_lab::{Sample, Site, Subject};
@@ -21,34 +23,89 @@ use hedgerow_policy::tls::{Acceptor, Clock, Connector, Settings, SetupError};
 use hedgerow_port::Memory;
 
 use crate::commons::Commons;
-use crate::core::{Core, CoreConfig};
+use crate::core::{Core, CoreConfig, CoreStatistics};
 use crate::identity::expand;
 use crate::pool::{NodeConfig, PoolConfig};
 use crate::sessions::{Factory, Kind, Passed};
+use fan::Fan;
 
 /// Flows of the simulated appliance: few, so that floods press.
 const FLOWS: usize = 2_048;
 
-/// A core in a simulated world.
+/// Cores in a simulated world.
 pub struct Device {
-    core: Core<Memory>,
+    cores: Vec<Core<Memory>>,
+    /// The cards, where there are several cores.
+    fans: Vec<Fan>,
     clock: Arc<Clock>,
     unix: Duration,
-    passed: Rc<Cell<Passed>>,
+    passed: Vec<Rc<Cell<Passed>>>,
     now: Instant,
 }
 
-/// The device for a site, as `hedgerow lab` and the simulation tests use it.
+/// The device for a site with one core, as `hedgerow lab` and the simulation tests use it.
 pub fn device(site: Site) -> Result<Box<dyn Subject>, String> {
-    let clock = Clock::at(site.unix);
-    let kind = gate(&site, &clock).map_err(|error| error.to_string())?;
-    let factory = Factory::new(vec![kind], site.seed);
-    let passed = factory.passed();
-    let config = config(&site);
-    let Site { public, private, unix, .. } = site;
-    let commons = Commons::alone(&config, Instant::ZERO);
-    let core = Core::new(&config, commons, vec![public, private], Box::new(factory), Instant::ZERO);
-    Ok(Box::new(Device { core, clock, unix, passed, now: Instant::ZERO }))
+    sharded(1)(site)
+}
+
+/// The same with several cores, each with a shard and a queue of both cards.
+pub fn sharded(shards: u16) -> impl FnMut(Site) -> Result<Box<dyn Subject>, String> {
+    move |site| {
+        let clock = Clock::at(site.unix);
+        let kind = gate(&site, &clock).map_err(|error| error.to_string())?;
+        let config = config(&site);
+        let commons = Commons::new(&config, shards, Box::new(|_| {}), Instant::ZERO);
+        let exchange = (shards > 1).then(|| {
+            let links = [&site.public, &site.private];
+            let size = ExchangeConfig {
+                shards,
+                flows: FLOWS,
+                frame_bytes: links.map(|port| port.abilities().frame_bytes).to_vec(),
+                seed: expand(site.seed, "exchange"),
+            };
+            Exchange::new(&size, Box::new(|_| {}))
+        });
+        let Site { public, private, unix, seed, .. } = site;
+        let (fans, ports) = match shards {
+            1 => (Vec::new(), vec![vec![public, private]]),
+            _ => {
+                let (outside, publics) = Fan::new(public, shards.into(), seed);
+                let (inside, privates) = Fan::new(private, shards.into(), !seed);
+                let ports = publics.into_iter().zip(privates).map(|(public, private)| vec![public, private]);
+                (vec![outside, inside], ports.collect())
+            }
+        };
+        let mut passed = Vec::new();
+        let cores = (0..shards).zip(ports).map(|(index, ports)| {
+            let factory = Factory::new(vec![kind.clone()], seed ^ u64::from(index) << 32);
+            passed.push(factory.passed());
+            let config = place(config.clone(), index, shards, exchange.clone(), seed);
+            Core::new(&config, commons.clone(), ports, Box::new(factory), Instant::ZERO)
+        });
+        let cores = cores.collect();
+        Ok(Box::new(Device { cores, fans, clock, unix, passed, now: Instant::ZERO }))
+    }
+}
+
+/// What one of several cores is told: its part of tables and memory, and randomness of its own.
+fn place(
+    mut config: CoreConfig,
+    index: u16,
+    shards: u16,
+    exchange: Option<Arc<Exchange>>,
+    seed: u64,
+) -> CoreConfig {
+    let shard = &mut config.shard;
+    shard.index = ShardIndex::of(index, shards);
+    shard.exchange = exchange;
+    if shards > 1 {
+        shard.seed = expand(seed, &format!("shard {index}"));
+        shard.admit.flows /= u32::from(shards);
+        shard.engine.flows /= usize::from(shards);
+        shard.engine.time_waits /= usize::from(shards);
+        shard.engine.blocks /= usize::from(shards);
+    }
+    config
 }
 
 /// The one listener: everything as an operator would have it, randomness from the world.
@@ -108,42 +165,57 @@ fn config(site: &Site) -> CoreConfig {
     }
 }
 
+impl Device {
+    /// One round of everything; whether nothing happened.
+    fn round(&mut self, now: Instant, unix_ms: u64) -> bool {
+        let dealt: usize = self.fans.iter_mut().map(Fan::deal).sum();
+        let mut idle = true;
+        for core in &mut self.cores {
+            // A simulated port cannot fail.
+            idle &= core.step(now, unix_ms).is_ok_and(|progress| progress.is_idle());
+        }
+        let gathered: usize = self.fans.iter_mut().map(Fan::gather).sum();
+        idle && dealt + gathered == 0
+    }
+}
+
 impl Subject for Device {
     fn step(&mut self, now: Instant) {
         self.now = now;
         let unix = self.unix + Duration::from_micros(now.micros());
         self.clock.set(unix);
-        // A simulated port cannot fail, and one cryptographic step per call is all that a call may do: the rest follows
-        // while no virtual time passes.
-        while let Ok(progress) = self.core.step(now, unix.as_millis() as u64) {
-            if progress.is_idle() {
-                break;
-            }
+        // One cryptographic step per call is all that a call may do: the rest follows while no virtual time passes.
+        while !self.round(now, unix.as_millis() as u64) {}
+        for core in &mut self.cores {
+            while core.event().is_some() {}
         }
-        while self.core.event().is_some() {}
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.core.deadline(self.now)
+        self.cores.iter().filter_map(|core| core.deadline(self.now)).min()
     }
 
     fn sample(&self) -> Sample {
-        let statistics = self.core.statistics(self.now);
-        let passed = self.passed.get();
+        let mut sum = CoreStatistics::default();
+        self.cores.iter().for_each(|core| sum.absorb(&core.statistics(self.now)));
+        let mut passed = Passed::default();
+        self.passed.iter().for_each(|one| passed.absorb(&one.get()));
+        let strangers = self.cores.iter().flat_map(|core| core.shard().strangers());
         Sample {
-            dataplane: statistics.shard,
-            strangers: self.core.shard().strangers().map(|(key, bytes)| (key.remote().ip(), bytes)).collect(),
-            ended: statistics.ended.iter().map(|(reason, count)| (reason.name(), count)).collect(),
-            sessions: statistics.sessions_dialled,
+            dataplane: sum.shard,
+            strangers: strangers.map(|(key, bytes)| (key.remote().ip(), bytes)).collect(),
+            ended: sum.ended.iter().map(|(reason, count)| (reason.name(), count)).collect(),
+            sessions: sum.sessions_dialled,
             messages_forwarded: passed.messages_to_nodes + passed.messages_to_peers,
         }
     }
 }
 
-/// Runs the world around the core and tells what happens. Fails where a promise was broken.
-pub fn run(options: &hedgerow_lab::Options) -> Result<(), String> {
+/// Runs the world around so many cores and tells what happens. Fails where a promise was broken.
+pub fn run(options: &hedgerow_lab::Options, shards: u16) -> Result<(), String> {
     let mut out = std::io::stdout().lock();
-    let summary = hedgerow_lab::run(options, &mut device, &mut out).map_err(|error| error.to_string())?;
+    let summary =
+        hedgerow_lab::run(options, &mut sharded(shards), &mut out).map_err(|error| error.to_string())?;
     match summary.is_kept() {
         true => Ok(()),
         false => Err(format!("a promise was broken; --seed {} shows it again", summary.seed)),

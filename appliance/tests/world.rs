@@ -5,9 +5,14 @@
 use hedgerow_lab::{Options, Summary, seeds};
 
 fn run(seconds: u64, seed: u64) -> Summary {
+    run_with(1, seconds, seed)
+}
+
+fn run_with(shards: u16, seconds: u64, seed: u64) -> Summary {
     let options = Options { seconds, seed, json: false, paced: false, terminal: false };
     let mut story = Vec::new();
-    let summary = hedgerow_lab::run(&options, &mut hedgerow::lab::device, &mut story).expect("a world");
+    let summary =
+        hedgerow_lab::run(&options, &mut hedgerow::lab::sharded(shards), &mut story).expect("a world");
     println!("{}", String::from_utf8_lossy(&story));
     summary
 }
@@ -49,4 +54,21 @@ fn a_seed_repeats_every_frame() {
     let (one, two) = (run(3, 7), run(3, 7));
     assert_eq!(one, two);
     assert_ne!(one.fingerprint, run(3, 8).fingerprint);
+}
+
+/// Several shards behind cards that know nothing of them: the same promises, and a seed repeats every frame.
+#[test]
+fn several_shards_keep_what_one_promises() {
+    for shards in [2, 4] {
+        for seed in seeds::from_environment(2) {
+            let summary = run_with(shards, 4, seed);
+            assert!(summary.is_good(), "{shards} shards: {summary:#?}");
+            assert_eq!((summary.node_unproven, summary.stranger_bytes), (0, 0));
+            assert!(!summary.frames_refused.contains_key("handover_full"), "{summary:#?}");
+            assert!(summary.frames_handed_over > 100, "{summary:#?}");
+        }
+        let (one, two) = (run_with(shards, 3, 7), run_with(shards, 3, 7));
+        assert_eq!(one, two);
+        assert_ne!(one.fingerprint, run(3, 7).fingerprint);
+    }
 }

@@ -352,6 +352,7 @@ impl<'a> Run<'a> {
         summary.messages_forwarded = sample.messages_forwarded;
         summary.frames_in = sample.dataplane.frames_in;
         summary.frames_out = sample.dataplane.frames_out;
+        summary.frames_handed_over = sample.dataplane.handed_over;
         summary.frames_refused =
             sample.dataplane.reasons.iter().map(|(reason, count)| (reason.name(), count)).collect();
         summary.sessions_ended = sample.ended;

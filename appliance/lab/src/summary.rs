@@ -48,6 +48,8 @@ pub struct Summary {
     pub frames_in: u64,
     /// Frames that the device sent.
     pub frames_out: u64,
+    /// Frames that one shard of the device passed on to another.
+    pub frames_handed_over: u64,
     /// Frames and flows that the dataplane refused or ended, by reason.
     pub frames_refused: BTreeMap<&'static str, u64>,
     /// Sessions that were refused or ended after proof, by reason.

@@ -142,6 +142,40 @@ fn at_most_one_step_of_work_runs_between_two_receive_polls() {
 }
 
 #[test]
+fn workers_do_the_work_and_a_panic_in_it_ends_its_session_only() {
+    let mut world = World::scripted(Plan::default());
+    let workers = world.employ(2);
+    let peers: Vec<_> = (0..20).map(|_| world.connect(PEER)).collect();
+    for (number, &peer) in peers.iter().enumerate() {
+        world.peer.say(peer, if number % 5 == 3 { b"w" } else { b"W" });
+    }
+    let over = |world: &mut World, number: usize, peer| match number % 5 {
+        3 => world.peer.closed(peer) == Some(FlowReason::Reset),
+        _ => world.peer.told(peer) == b"worked",
+    };
+    world.turn_until(|world| (0..).zip(&peers).all(|(number, &peer)| over(world, number, peer)));
+    let statistics = world.statistics();
+    assert_eq!((statistics.crashed, statistics.sessions), (4, 16));
+    assert_eq!((statistics.work.done, statistics.work.waiting), (20, 0));
+    drop(workers);
+}
+
+#[test]
+fn a_session_that_ends_while_a_worker_has_its_step_leaves_nothing_behind() {
+    let mut world = World::scripted(Plan::default());
+    let _workers = world.employ(1);
+    for _ in 0..50 {
+        let peer = world.connect(PEER);
+        world.peer.say(peer, b"W");
+        world.turn();
+        world.peer.abort(peer);
+        world.settle();
+    }
+    world.turn_until(|world| world.statistics().work.waiting == 0);
+    assert!(world.holdings().iter().all(|(_, count)| *count == 0), "{:?}", world.holdings());
+}
+
+#[test]
 fn work_that_finds_the_queue_full_costs_the_oldest_stranger_its_session() {
     let mut world = World::scripted(Plan { work_queue: 2, ..Plan::default() });
     let peers: Vec<_> = (0..4).map(|_| world.connect(PEER)).collect();

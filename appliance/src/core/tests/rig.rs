@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow_dataplane::admit::Limits;
@@ -18,10 +19,12 @@ use hedgerow_policy::session::Work;
 use hedgerow_policy::{Close, Done, End, Leg, PeerId, Reason, Request, Session, Standing, relay};
 use hedgerow_port::{Memory, MemoryConfig};
 
+use crate::bell::Bell;
 use crate::commons::Commons;
 use crate::core::{Arrival, Core, CoreConfig, CoreStatistics, SessionEvent, Sessions};
 use crate::pool::{NodeConfig, PoolConfig};
 use crate::sessions::{Factory, Kind};
+use crate::workers::Workers;
 
 pub(super) const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 2));
 pub(super) const OTHER_PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 3));
@@ -91,6 +94,23 @@ impl World {
             peer: Host::new(outer, &[PEER, OTHER_PEER], None, now),
             node: Host::new(inner, &[NODE], Some(INSIDE), now),
             now,
+        }
+    }
+
+    /// Leaves the sessions' work to threads; they end with what is returned.
+    pub(super) fn employ(&mut self, workers: usize) -> Workers {
+        let (workers, mut desks) = Workers::start(workers, &[Arc::new(Bell::new().unwrap())]).unwrap();
+        self.core.employ(desks.remove(0));
+        workers
+    }
+
+    /// Turns until `done`, which threads of their own bring about: for twenty seconds at most.
+    pub(super) fn turn_until(&mut self, mut done: impl FnMut(&mut World) -> bool) {
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while !done(self) {
+            assert!(std::time::Instant::now() < until, "it did not come to that");
+            self.turn();
+            std::thread::yield_now();
         }
     }
 
@@ -304,6 +324,11 @@ impl Host {
     /// What arrived since the last call.
     pub(super) fn heard(&mut self, flow: FlowId) -> Vec<u8> {
         self.flows.get_mut(&flow).map(|state| std::mem::take(&mut state.heard)).unwrap_or_default()
+    }
+
+    /// What arrived since the last call of [`Host::heard`].
+    pub(super) fn told(&self, flow: FlowId) -> &[u8] {
+        self.flows.get(&flow).map_or(&[], |state| &state.heard)
     }
 
     pub(super) fn closed(&self, flow: FlowId) -> Option<FlowReason> {
