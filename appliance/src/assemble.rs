@@ -76,6 +76,10 @@ impl Place {
     }
 }
 
+/// Memory that a shard reserves at its start for each connection that it may hold, in bytes, buffers apart: an upper bound,
+/// which `tests/tests/shard_memory.rs` holds. A third of it is used before a connection comes.
+pub const FLOW_BYTES: usize = 1_280;
+
 /// Slots of one shard's flow table. Each shard has an equal part of all connections, which the device deals out evenly.
 pub fn flows(config: &Config, shards: u16) -> usize {
     // An evicted flow keeps its slot until its end was reported: newcomers of the same batch find a spare one.

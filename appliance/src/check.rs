@@ -34,6 +34,7 @@ pub fn summary(config: &Config) -> String {
     for pool in &config.pools {
         let _ = writeln!(text, "pool {}: {}", pool.name, pool_line(config, pool));
     }
+    text += &cores_line(config);
     let limits = &config.limits;
     let _ = writeln!(
         text,
@@ -43,6 +44,32 @@ pub fn summary(config: &Config) -> String {
         limits.buffer_memory >> 20
     );
     text
+}
+
+/// The shards, and what each of them may hold.
+fn cores_line(config: &Config) -> String {
+    let shards = config.cores.shards();
+    let on = match &config.cores.dataplane {
+        None => "the machine's last core".to_owned(),
+        Some(cores) => {
+            let cores: Vec<String> = cores.iter().map(ToString::to_string).collect();
+            format!("core{} {}", if cores.len() == 1 { "" } else { "s" }, cores.join(", "))
+        }
+    };
+    let flows = config.limits.flows.div_ceil(usize::from(shards));
+    let (count, each) = match shards {
+        1 => ("one shard".to_owned(), String::new()),
+        _ => (format!("{shards} shards"), " each".to_owned()),
+    };
+    let workers = match config.cores.workers {
+        0 => String::new(),
+        count => format!(", {count} threads for cryptography beside"),
+    };
+    format!(
+        "cores: {count} on {on}; {flows} connections{each} (up to {} MiB of tables, {} MiB of buffers){workers}\n",
+        (flows * assemble::FLOW_BYTES).div_ceil(1 << 20),
+        config.limits.buffer_memory / u64::from(shards) >> 20
+    )
 }
 
 fn port_line(port: &Port) -> String {
@@ -59,6 +86,9 @@ fn port_line(port: &Port) -> String {
     }
     for gateway in &port.gateways {
         let _ = write!(line, ", gateway {gateway}");
+    }
+    if port.share == Share::Listeners {
+        line += ", shared with the kernel: the listeners' ports alone are ours";
     }
     line
 }

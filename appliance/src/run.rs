@@ -94,6 +94,7 @@ fn start(
     ended: Sender<(u16, Result<(), RunError>)>,
 ) -> Result<(), RunError> {
     let life = move || {
+        commands.pulse.begin();
         pin::pin(number, core);
         let mut last = LastWord { number, ended, result: Err(RunError::Shard(number)) };
         last.result = shard::run(parts, commands, feed);

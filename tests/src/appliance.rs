@@ -129,6 +129,11 @@ impl Appliance {
         serde_json::from_slice(&output.stdout).context("reading the status")
     }
 
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.process.0.id()
+    }
+
     /// Still running?
     pub fn alive(&mut self) -> Outcome {
         match self.process.0.try_wait().context("looking at the appliance")? {

@@ -54,7 +54,6 @@ pub(super) fn run(parts: Parts, commands: Commands, feed: Feed) -> Result<(), Ru
     if let Some(desk) = desk {
         core.employ(desk);
     }
-    commands.pulse.begin();
     let pulse = commands.pulse.clone();
     let result = Loop { config, core, number, commands, feed, watch, clock, passed, told: started }.run();
     pulse.enter(Phase::Ended);

@@ -10,7 +10,7 @@
 //! lives; where it does not, it is started again, and where that fails the appliance stops.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -205,50 +205,62 @@ fn script(table: &str, device: &str, served: &[SocketAddr]) -> String {
 
 /// Starts the process that owns the table, and waits until the kernel has all of it.
 fn spawn(table: &str, script: &str) -> Result<Child, ShareError> {
+    if let Some(text) = list(table)? {
+        return Err(ShareError::Refused(format!("there is a table of that name: {text}")));
+    }
     let mut keeper = Command::new("nft")
         .arg("--interactive")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(ShareError::NoTool)?;
-    let written =
-        keeper.stdin.as_mut().map(|pipe| pipe.write_all(script.as_bytes()).and_then(|()| pipe.flush()));
-    if let Some(Err(error)) = written {
-        let _ = keeper.wait();
-        return Err(ShareError::Refused(error.to_string()));
-    }
+    // A pipe that nobody reads any more says less than what `nft` has written.
+    let _ = keeper.stdin.as_mut().map(|pipe| pipe.write_all(script.as_bytes()).and_then(|()| pipe.flush()));
     match standing(table, script.matches("add rule").count(), &mut keeper) {
-        Ok(()) => Ok(keeper),
-        Err(why) => {
-            keeper.stdin = None;
-            let _ = keeper.wait();
-            Err(ShareError::Refused(why))
+        Ok(true) => Ok(keeper),
+        Ok(false) => Err(ShareError::Refused(last_words(keeper))),
+        Err(error) => {
+            last_words(keeper);
+            Err(error)
         }
     }
 }
 
-/// Waits until the table stands, is owned by the keeper and has so many rules.
-fn standing(table: &str, rules: usize, keeper: &mut Child) -> Result<(), String> {
+/// Ends the process, and gives what it had to complain about.
+fn last_words(mut keeper: Child) -> String {
+    keeper.stdin = None;
+    let mut said = String::new();
+    if let Some(mut pipe) = keeper.stderr.take() {
+        let _ = pipe.read_to_string(&mut said);
+    }
+    let _ = keeper.wait();
+    let line = said.lines().find(|line| !line.trim().is_empty());
+    line.map_or_else(|| "nft made no rules and did not say why".to_owned(), |line| line.trim().to_owned())
+}
+
+/// The table in words, in one line; `None` where there is none.
+fn list(table: &str) -> Result<Option<String>, ShareError> {
+    let listed = Command::new("nft").args(["list", "table", "netdev", table]).output();
+    let listed = listed.map_err(ShareError::NoTool)?;
+    let text = String::from_utf8_lossy(&listed.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    Ok(Some(text).filter(|text| listed.status.success() && !text.is_empty()))
+}
+
+/// Waits until the table stands, is owned and has so many rules; false where that does not happen.
+fn standing(table: &str, rules: usize, keeper: &mut Child) -> Result<bool, ShareError> {
     let until = Instant::now() + PATIENCE;
-    let mut last = String::new();
-    while Instant::now() < until {
-        let listed = Command::new("nft").args(["list", "table", "netdev", table]).output();
-        let listed = listed.map_err(|error| error.to_string())?;
-        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    while Instant::now() < until && !matches!(keeper.try_wait(), Ok(Some(_))) {
+        let text = list(table)?.unwrap_or_default();
         if text.contains("flags owner")
-            && text.matches("counter").count() == rules
             && text.contains("hook ingress")
+            && text.matches("counter").count() == rules
         {
-            return Ok(());
-        }
-        last = format!("{text}{}", String::from_utf8_lossy(&listed.stderr)).trim().replace('\n', " ");
-        if let Ok(Some(status)) = keeper.try_wait() {
-            return Err(format!("nft ended with {status}"));
+            return Ok(true);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Err(last)
+    Ok(false)
 }
 
 #[cfg(test)]

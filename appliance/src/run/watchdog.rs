@@ -39,7 +39,7 @@ fn watch(lines: &[Line], limit: Duration, stuck: Stuck) {
             if line.pulse.phase() == crate::pulse::Phase::Ended {
                 continue;
             }
-            let thread = || line.pulse.thread().and_then(Thread::read);
+            let thread = || line.pulse.thread().map_or(Some(Thread::UNBORN), Thread::read);
             match dog.look(slept, line.pulse.beats(), thread) {
                 Some(Finding::Alive(silence)) => tracing::warn!(shard, ?silence, "the shard goes on"),
                 Some(Finding::Starved(silence)) => {
@@ -51,7 +51,8 @@ fn watch(lines: &[Line], limit: Duration, stuck: Stuck) {
                         shard, ?silence, phase, session, %how,
                         "THE SHARD IS STUCK: its connections stand still (session: the one called last)"
                     );
-                    if stuck == Stuck::Abort {
+                    // Not on a guess.
+                    if stuck == Stuck::Abort && how != How::Unknown {
                         tracing::error!("aborting, as `cores.stuck` says");
                         std::process::abort();
                     }
@@ -72,6 +73,9 @@ struct Thread {
 }
 
 impl Thread {
+    /// One that has been made but did not run yet.
+    const UNBORN: Thread = Thread { state: 'R', ran: Duration::ZERO };
+
     fn read(number: i32) -> Option<Thread> {
         let stat = std::fs::read_to_string(format!("/proc/self/task/{number}/stat")).ok()?;
         let schedule = std::fs::read_to_string(format!("/proc/self/task/{number}/schedstat")).ok()?;
@@ -206,6 +210,13 @@ mod tests {
         let mut dog = Dog::new(LIMIT);
         let found: Vec<_> = (0..12).filter_map(|_| dog.look(LOOK, 7, || None)).collect();
         assert_eq!(found, [Finding::Stuck(LIMIT, How::Unknown)]);
+    }
+
+    #[test]
+    fn a_shard_that_did_not_run_yet_is_not_stuck() {
+        let mut dog = Dog::new(LIMIT);
+        let found: Vec<_> = (0..12).filter_map(|_| dog.look(LOOK, 0, || Some(Thread::UNBORN))).collect();
+        assert_eq!(found, [Finding::Starved(LIMIT)]);
     }
 
     #[test]

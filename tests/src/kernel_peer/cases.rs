@@ -33,6 +33,7 @@ pub const ALL: &[Case] = &[
     ("nothing-remains", nothing_remains),
     ("shards-share-the-work", shards_share_the_work),
     ("the-kernel-keeps-its-own", the_kernel_keeps_its_own),
+    ("a-pause-is-no-fault", a_pause_is_no_fault),
 ];
 
 const BULK: u64 = 24 << 20;
@@ -326,4 +327,21 @@ fn the_kernel_keeps_its_own(wires: &Wires) -> Outcome {
     ensure(rules.contains("tcp dport 5000"), || format!("rules after a flush: {rules}"))?;
     let (client, server) = wires.pair()?;
     one_way(client, server, 12, 300_000)
+}
+
+/// A process that was stopped for longer than the watchdog waits, as a suspended machine would stop it, goes on.
+fn a_pause_is_no_fault(wires: &Wires) -> Outcome {
+    if wires.shards == 1 {
+        return Ok(());
+    }
+    let process = wires.process();
+    let (client, server) = wires.pair()?;
+    wires.boxed.shell(&format!("kill -STOP {process}"))?;
+    thread::sleep(Duration::from_secs(5));
+    wires.boxed.shell(&format!("kill -CONT {process}"))?;
+    one_way(client, server, 13, 100_000)?;
+    // Long enough for a watchdog that counted the pause.
+    thread::sleep(Duration::from_secs(3));
+    let (client, server) = wires.pair()?;
+    one_way(server, client, 14, 100_000)
 }

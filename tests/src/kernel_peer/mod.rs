@@ -5,6 +5,7 @@
 //! default offloads, so partial checksums and super-frames are the rule. Nothing is timed but the whole.
 
 pub mod cases;
+mod shared;
 pub mod wires;
 
 use crate::check::{Outcome, Report};
@@ -62,6 +63,7 @@ pub fn run(report: &mut Report) {
             Err(failure) => drop(report.step(&format!("{}/set-up", round.name), || Err(failure))),
         }
     }
+    shared::run(report);
 }
 
 fn run_cases(report: &mut Report, names: &[String], wires: &mut Wires) {

@@ -64,6 +64,12 @@ const SERVER_PORT: u16 = 5001;
 impl Wires {
     /// Builds everything and starts the appliance.
     pub fn new(round: &Round) -> Outcome<Self> {
+        Wires::with(round, |_| Ok(()), round.shared)
+    }
+
+    /// As [`Wires::new`], with something done to the appliance's machine before it starts. `addressed`: its kernel has the
+    /// public addresses.
+    pub fn with(round: &Round, before: impl FnOnce(&Namespace) -> Outcome, addressed: bool) -> Outcome<Self> {
         let Round { devices, family, loss, shards, shared, .. } = *round;
         let (outer, boxed, inner) =
             (Namespace::new("outer")?, Namespace::new("box")?, Namespace::new("inner")?);
@@ -81,12 +87,13 @@ impl Wires {
             Family::V4 => "10.2.0.2",
             Family::V6 => "[fd02::2]",
         };
-        if shared {
+        if addressed {
             boxed.address(
                 &ports[0].device,
                 &ports[0].addresses.iter().map(String::as_str).collect::<Vec<_>>(),
             )?;
         }
+        before(&boxed)?;
         let appliance = Appliance::start(&boxed, &scratch, &sections(&ports, server, round))?;
         if devices == Devices::Tap {
             for (port, namespace, name) in [(&ports[0], &outer, "wan"), (&ports[1], &inner, "lan")] {
@@ -176,6 +183,18 @@ impl Wires {
         status["flows"]["now"].as_u64().context(format_args!("flows in {status}"))
     }
 
+    /// The appliance's process.
+    pub fn process(&self) -> u32 {
+        self.appliance.process()
+    }
+
+    /// The process that keeps the rules of shared addresses.
+    pub fn keeper(&self) -> Outcome<u32> {
+        let children = format!("/proc/{0}/task/{0}/children", self.process());
+        let text = std::fs::read_to_string(&children).context("reading the appliance's children")?;
+        text.split_whitespace().next().and_then(|child| child.parse().ok()).context("a child")
+    }
+
     /// What `hedgerow status` says.
     pub fn status(&self) -> Outcome<serde_json::Value> {
         self.appliance.status()
@@ -224,7 +243,7 @@ fn sections(ports: &[PortSetup], server: &str, round: &Round) -> String {
         1 => String::new(),
         shards => {
             let cores: Vec<usize> = (0..shards).collect();
-            format!("[cores]\ndataplane = {cores:?}\nworkers = 1\nstuck = \"abort\"\n\n")
+            format!("[cores]\ndataplane = {cores:?}\nworkers = 1\nwatchdog = \"2s\"\nstuck = \"abort\"\n\n")
         }
     };
     let ports: String = ports
