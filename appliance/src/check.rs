@@ -68,7 +68,7 @@ fn cores_line(config: &Config) -> String {
     format!(
         "cores: {count} on {on}; {flows} connections{each} (up to {} MiB of tables, {} MiB of buffers){workers}\n",
         (flows * assemble::FLOW_BYTES).div_ceil(1 << 20),
-        config.limits.buffer_memory / u64::from(shards) >> 20
+        (config.limits.buffer_memory / u64::from(shards)) >> 20
     )
 }
 
