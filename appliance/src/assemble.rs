@@ -78,7 +78,7 @@ impl Place {
 
 /// Memory that a shard reserves at its start for each connection that it may hold, in bytes, buffers apart: an upper bound,
 /// which `tests/tests/shard_memory.rs` holds. A third of it is used before a connection comes.
-pub const FLOW_BYTES: usize = 1_280;
+pub const FLOW_BYTES: usize = 1_536;
 
 /// Slots of one shard's flow table. Each shard has an equal part of all connections, which the device deals out evenly.
 pub fn flows(config: &Config, shards: u16) -> usize {
