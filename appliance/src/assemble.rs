@@ -14,7 +14,7 @@ use hedgerow_dataplane::screen::{Master, ScreenConfig};
 use hedgerow_dataplane::shard::{self, Accept, Exchange, ShardIndex, ShardLink, Target};
 use hedgerow_dataplane::tcp::{self, EngineConfig};
 use hedgerow_dataplane::wire::LinkId;
-use hedgerow_policy::chia::{NodeType, NodeTypes};
+use hedgerow_policy::chia::{NodeType, NodeTypes, Schema, Standard};
 use hedgerow_policy::gate;
 use hedgerow_policy::identity::Fleet;
 use hedgerow_policy::tls::ca::Authority;
@@ -23,7 +23,7 @@ use hedgerow_policy::{PeerId, relay};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{Config, Listener, PeerType, Pool, Port, Protocol, Share};
+use crate::config::{Config, Interiors, Listener, PeerType, Pool, Port, Protocol, Share};
 use crate::core::CoreConfig;
 use crate::identity::Secret;
 use crate::pool::{NodeConfig, PATIENCE, PoolConfig};
@@ -210,6 +210,7 @@ pub fn kinds(config: &Config, secret: &Secret, settings: &Settings) -> Result<Ve
         held: held.clone(),
     };
     let budgets: Vec<gate::Budgets> = config.pools.iter().map(budget).collect();
+    let standards = standards(config)?;
     let identities = match config.listeners.iter().any(|l| l.protocol == Protocol::Chia) {
         true => Some(Identities::new(config, secret, settings)?),
         false => None,
@@ -218,12 +219,38 @@ pub fn kinds(config: &Config, secret: &Secret, settings: &Settings) -> Result<Ve
         let pool = &config.pools[listener.pool];
         match (listener.protocol, &identities) {
             (Protocol::Chia, Some(identities)) => {
-                identities.gates(config, listener, pool, &budgets[listener.pool]).map(Kind::Gate)
+                let (budgets, standard) = (&budgets[listener.pool], &standards[listener.pool]);
+                identities.gates(config, listener, pool, budgets, standard).map(Kind::Gate)
             }
             _ => Ok(Kind::Relay(relay::Config { dial: dial_deadline(pool), ..relay::Config::default() })),
         }
     };
     config.listeners.iter().map(kind).collect()
+}
+
+/// What messages are judged by, for each pool: what one node shows to be true holds for all of its pool.
+fn standards(config: &Config) -> Result<Vec<Standard>, AssembleError> {
+    let messages = &config.messages;
+    let schema = match &messages.schema {
+        None => Schema::embedded(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| AssembleError::File(path.clone(), e.to_string()))?;
+            let schema = Schema::parse(&text);
+            Arc::new(schema.map_err(|e| AssembleError::File(path.clone(), e.to_string()))?)
+        }
+    };
+    let usual = Standard::default();
+    let standard = |pool: &Pool| Standard {
+        schema: schema.clone(),
+        truth: Arc::default(),
+        interiors: messages.interiors == Interiors::Enforce,
+        // Towards an address of the peer's own, a node limits itself.
+        paces: !pool.source.is_transparent(),
+        in_flight: messages.in_flight,
+        ..usual.clone()
+    };
+    Ok(config.pools.iter().map(standard).collect())
 }
 
 /// The queue's patience, and as many failed dials as anyone would wait for.
@@ -260,6 +287,7 @@ impl<'a> Identities<'a> {
         listener: &Listener,
         pool: &Pool,
         budgets: &gate::Budgets,
+        standard: &Standard,
     ) -> Result<BTreeMap<IpAddr, Arc<gate::Config>>, AssembleError> {
         let port = &config.ports[listener.port];
         let all = port.addresses.iter().map(|own| own.address);
@@ -270,12 +298,12 @@ impl<'a> Identities<'a> {
                 None => self.fleet.service(&self.authority, address, listener.local_port)?,
             };
             let acceptor = Acceptor::new(self.settings, credential)?;
-            let standard =
+            let usual =
                 gate::Config::new(&listener.network, acceptor, self.connector.clone(), self.fleet.clone());
             let deadlines = gate::Deadlines {
                 tls: config.limits.handshake_timeout,
                 dial: dial_deadline(pool),
-                ..standard.deadlines
+                ..usual.deadlines
             };
             let gate = gate::Config {
                 types: listener
@@ -286,7 +314,8 @@ impl<'a> Identities<'a> {
                 server_port: if pool.source.is_transparent() { None } else { Some(0) },
                 deadlines,
                 budgets: budgets.clone(),
-                ..standard
+                standard: standard.clone(),
+                ..usual
             };
             Ok((address, Arc::new(gate)))
         };

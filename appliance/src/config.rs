@@ -40,6 +40,8 @@ pub struct Config {
     pub identity: Option<Identity>,
     /// What may be held at most.
     pub limits: Limits,
+    /// What messages are judged by.
+    pub messages: Messages,
 }
 
 /// How far verdicts are enforced.
@@ -327,6 +329,34 @@ pub struct Limits {
     pub work_queue: usize,
     /// Session events that are kept for the management socket.
     pub events: usize,
+}
+
+/// What messages of peers are judged by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Messages {
+    /// A schema in place of the one that the program carries.
+    pub schema: Option<PathBuf>,
+    /// What happens for flaws inside blocks, headers and proofs.
+    pub interiors: Interiors,
+    /// Expensive requests of a peer that the node works on at a time; more wait.
+    pub in_flight: usize,
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        Messages { schema: None, interiors: Interiors::Shadow, in_flight: 2 }
+    }
+}
+
+/// How blocks, headers and proofs are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Interiors {
+    /// Counted: forks change them.
+    #[default]
+    Shadow,
+    /// A session ends for a flaw.
+    Enforce,
 }
 
 impl Default for Limits {

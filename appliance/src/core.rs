@@ -129,10 +129,17 @@ pub enum Happened {
         /// The node.
         node: usize,
     },
+    /// Nothing was refused, but an operator should know.
+    Alarm {
+        /// What.
+        what: String,
+    },
     /// It is over.
     Closed {
         /// Why.
         reason: verdict::Reason,
+        /// What exactly was refused, where there is more to say.
+        detail: Option<String>,
         /// Why the dataplane ended the public leg, where it did.
         flow: Option<hedgerow_dataplane::Reason>,
         /// How long it was there.

@@ -21,7 +21,7 @@ use crate::core::{Happened, SessionEvent};
 pub struct EventLine {
     /// Milliseconds since the Unix epoch.
     pub unix_ms: u64,
-    /// `dialled` or `closed`.
+    /// `dialled`, `alarm` or `closed`.
     pub event: String,
     /// The session's number in this run.
     pub session: u64,
@@ -38,6 +38,9 @@ pub struct EventLine {
     /// Why it ended; see `hedgerow explain`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What exactly was refused: the message, the field and the byte, the limit; or what the alarm is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// Why the dataplane ended its connection, where it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flow_reason: Option<String>,
@@ -64,20 +67,26 @@ impl EventLine {
             id: event.id.map(|id| id.to_string()),
             node: None,
             reason: None,
+            detail: None,
             flow_reason: None,
             seconds: None,
             bytes_from_peer: None,
             bytes_from_node: None,
         };
-        match event.what {
-            Happened::Dialled { pool, node } => {
+        match &event.what {
+            &Happened::Dialled { pool, node } => {
                 line.event = "dialled".to_owned();
                 let node = config.pools.get(pool).and_then(|pool| pool.nodes.get(node));
                 line.node = node.map(|node| node.name.clone());
             }
-            Happened::Closed { reason, flow, lasted, from_peer, from_node } => {
+            Happened::Alarm { what } => {
+                line.event = "alarm".to_owned();
+                line.detail = Some(what.clone());
+            }
+            &Happened::Closed { reason, ref detail, flow, lasted, from_peer, from_node } => {
                 line.event = "closed".to_owned();
                 line.reason = Some(reason.name().to_owned());
+                line.detail = detail.clone();
                 line.flow_reason = flow.map(|reason| reason.name().to_owned());
                 line.seconds = Some(lasted.as_secs_f64());
                 line.bytes_from_peer = Some(from_peer);
@@ -199,6 +208,9 @@ impl std::fmt::Display for EventLine {
         }
         if let Some(reason) = &self.reason {
             write!(f, ": {reason}")?;
+        }
+        if let Some(detail) = &self.detail {
+            write!(f, ": {detail}")?;
         }
         if let Some(reason) = &self.flow_reason {
             write!(f, " ({reason})")?;

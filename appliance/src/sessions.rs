@@ -37,6 +37,12 @@ pub struct Passed {
     pub unknown: u64,
     /// Messages of nodes that contradict the table.
     pub odd: u64,
+    /// Messages of peers with a flaw that was judged in shadow.
+    pub shadowed: u64,
+    /// Messages of peers that were thrown away: replies to nothing, and types that the node does not know.
+    pub dropped: u64,
+    /// Puzzle hashes and coins that peers registered for.
+    pub subscriptions: u64,
 }
 
 impl Passed {
@@ -48,6 +54,9 @@ impl Passed {
         self.bytes_to_peers += other.bytes_to_peers;
         self.unknown += other.unknown;
         self.odd += other.odd;
+        self.shadowed += other.shadowed;
+        self.dropped += other.dropped;
+        self.subscriptions += other.subscriptions;
     }
 }
 
@@ -110,8 +119,11 @@ impl Counted {
         sum.messages_to_peers += now.messages_to_peer - told.messages_to_peer;
         sum.bytes_to_nodes += now.bytes_to_node - told.bytes_to_node;
         sum.bytes_to_peers += now.bytes_to_peer - told.bytes_to_peer;
-        sum.unknown += now.unknown - told.unknown;
-        sum.odd += now.odd - told.odd;
+        sum.unknown += now.noted.unknown - told.noted.unknown;
+        sum.odd += now.noted.odd - told.noted.odd;
+        sum.shadowed += now.noted.shadowed - told.noted.shadowed;
+        sum.dropped += now.noted.dropped - told.noted.dropped;
+        sum.subscriptions += now.noted.subscriptions - told.noted.subscriptions;
         self.passed.set(sum);
         self.told = now;
     }
@@ -167,6 +179,10 @@ impl Session for Counted {
 
     fn verdict(&self) -> Option<Reason> {
         self.gate.verdict()
+    }
+
+    fn detail(&self) -> Option<&str> {
+        self.gate.detail()
     }
 }
 

@@ -179,6 +179,12 @@ pub struct PassedStatus {
     pub unknown: u64,
     /// Messages of our own nodes that contradict what we know of the protocol.
     pub odd: u64,
+    /// Messages of peers with a flaw that was judged in shadow.
+    pub shadowed: u64,
+    /// Messages of peers that were thrown away: replies to nothing, and types that the node does not know.
+    pub dropped: u64,
+    /// Puzzle hashes and coins that peers registered for.
+    pub subscriptions: u64,
 }
 
 /// A pool.
@@ -478,6 +484,9 @@ impl From<Passed> for PassedStatus {
             bytes_to_peers: passed.bytes_to_peers,
             unknown: passed.unknown,
             odd: passed.odd,
+            shadowed: passed.shadowed,
+            dropped: passed.dropped,
+            subscriptions: passed.subscriptions,
         }
     }
 }

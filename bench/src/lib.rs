@@ -14,6 +14,7 @@ pub mod rig;
 pub mod smol;
 pub mod syn_ack;
 pub mod tls_accept;
+pub mod validate;
 pub mod world;
 
 use std::time::Duration;
@@ -106,6 +107,12 @@ pub const FIGURES: &[Entry] = &[
     }),
     memory("tls-accept", "mutual TLS handshakes, against their primitives alone", |quick| {
         Box::new(tls_accept::TlsAccept::new(if quick { 300 } else { 1_500 }))
+    }),
+    memory("validate-blocks", "bodies of blocks judged, against chia-protocol parsing them", |quick| {
+        Box::new(validate::Validate::blocks(if quick { 1 } else { 4 }))
+    }),
+    memory("validate-small", "bodies of gossip judged, against chia-protocol parsing them", |quick| {
+        Box::new(validate::Validate::small(if quick { 1 } else { 4 }))
     }),
     over_rig(
         "flood-kinds-memory",

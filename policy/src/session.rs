@@ -8,6 +8,7 @@
 use core::fmt;
 use core::time::Duration;
 
+use crate::chia::Alarm;
 use crate::verdict::Reason;
 
 /// Monotonic time since an origin that the host chose.
@@ -96,6 +97,8 @@ pub enum Request {
     Standing(Standing),
     /// The node that was dialled has shown this identity: no peer may come with it.
     Node(PeerId),
+    /// Something that an operator should know, although nothing was refused.
+    Alarm(Alarm),
     /// End a leg.
     Close(Leg, Close),
 }
@@ -176,4 +179,9 @@ pub trait Session {
 
     /// Why the session ended, once it has.
     fn verdict(&self) -> Option<Reason>;
+
+    /// What exactly was refused, where the verdict alone does not say: the message, the field and the byte, the limit.
+    fn detail(&self) -> Option<&str> {
+        None
+    }
 }

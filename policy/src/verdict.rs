@@ -132,8 +132,19 @@ reasons! {
     UnknownMessage = "unknown_message",
     /// A message type that this kind of peer never sends to a full node.
     NotForThisSender = "not_for_this_sender",
-    /// A message larger than its type may be, or larger than what is held for a request.
+    /// A message larger than what is held for a request, or than a node takes at all.
     MessageTooLarge = "message_too_large",
+    /// More messages or bytes of a type in a minute than a node takes before it bans, or a body larger than its type may
+    /// have. The tables and the window are the node's own; real peers keep well within them.
+    RateLimited = "rate_limited",
+    /// A body that the node's own parser would refuse: bytes missing or left over, a length that leads beyond the end, a
+    /// flag that does not exist. The event names the field and the byte. Flaws inside blocks, headers and proofs are not
+    /// among these unless that is configured.
+    BodyMalformed = "body_malformed",
+    /// Replies that answer nothing the node asked for, again and again. The first ones are thrown away.
+    Unsolicited = "unsolicited",
+    /// Windows for requests were set although both sides had not agreed on them, or a second time.
+    WindowsUnexpected = "windows_unexpected",
 
     // Session.
     /// The identity belongs to one of our own nodes: it found its own public address.

@@ -85,6 +85,12 @@ suite_bodies() {
   CASES=${CASES:-10000000} SEED=${SEED:-$RANDOM} cargo_tests -p hedgerow-tests --test bodies -- --nocapture
 }
 
+suite node-bodies "bodies of every type and a peer's haste, judged by us and by the node's own Python"
+suite_node_bodies() {
+  need_nodes
+  system node-bodies
+}
+
 suite node-sync "a real full node syncs through the appliance from a real node behind it; everybody else is refused"
 suite_node_sync() {
   need nft:nftables

@@ -10,6 +10,7 @@
 //! - [`kernel_peer`]: the Linux kernel's TCP as opponent.
 //! - [`nodes`]: real Chia nodes and single-purpose peers; [`site`]: the networks that they live in.
 //! - [`node_sync`]: a real node syncs through the appliance, everybody else is refused.
+//! - [`node_bodies`]: bodies of messages judged by us and by the node.
 //! - [`node_attack`]: the same while floods run ([`flood`]), and what happens to a bare node.
 
 pub mod appliance;
@@ -18,6 +19,7 @@ pub mod check;
 pub mod flood;
 pub mod kernel_peer;
 pub mod node_attack;
+pub mod node_bodies;
 pub mod node_sync;
 pub mod nodes;
 pub mod pattern;

@@ -2,14 +2,18 @@
 
 use std::process::ExitCode;
 
-use hedgerow_tests::{Report, kernel_peer, node_attack, node_sync};
+use hedgerow_tests::{Report, kernel_peer, node_attack, node_bodies, node_sync};
 
 /// A suite by name.
 type Suite = (&'static str, fn(&mut Report));
 
 /// Every suite that this binary holds.
-const SUITES: &[Suite] =
-    &[("kernel-peer", kernel_peer::run), ("node-sync", node_sync::run), ("node-attack", node_attack::run)];
+const SUITES: &[Suite] = &[
+    ("kernel-peer", kernel_peer::run),
+    ("node-sync", node_sync::run),
+    ("node-attack", node_attack::run),
+    ("node-bodies", node_bodies::run),
+];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);

@@ -230,12 +230,12 @@ impl Peer {
     }
 }
 
-fn python() -> Outcome<PathBuf> {
+pub(crate) fn python() -> Outcome<PathBuf> {
     let path = std::env::var_os("HEDGEROW_TEST_PYTHON");
     path.map(PathBuf::from).context("HEDGEROW_TEST_PYTHON (tests/run sets it)")
 }
 
-fn script(name: &str) -> Outcome<PathBuf> {
+pub(crate) fn script(name: &str) -> Outcome<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("nodes").join(name);
     path.canonicalize().context(path.display())
 }

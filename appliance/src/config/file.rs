@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::units::{Hop, Network, NodeAddress, NodeId, Period, Prefix, Size};
-use super::{AnswerSyns, Driver, Mode, Poll, Protocol, Share, SourceChoice, Stuck};
+use super::{AnswerSyns, Driver, Interiors, Mode, Poll, Protocol, Share, SourceChoice, Stuck};
 
 /// All sections, as far as they could be read.
 #[derive(Default)]
@@ -23,11 +23,20 @@ pub(super) struct File {
     pub(super) pools: BTreeMap<String, Spanned<Pool>>,
     pub(super) identity: Option<Spanned<Identity>>,
     pub(super) limits: Option<Limits>,
+    pub(super) messages: Option<Messages>,
 }
 
 /// The sections of a file.
 pub(super) const SECTIONS: &[&str] =
-    &["version", "mode", "cores", "management", "port", "listener", "pool", "identity", "limits"];
+    &["version", "mode", "cores", "management", "port", "listener", "pool", "identity", "limits", "messages"];
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Messages {
+    pub(super) schema: Option<PathBuf>,
+    pub(super) interiors: Option<Interiors>,
+    pub(super) in_flight: Option<Spanned<i64>>,
+}
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]

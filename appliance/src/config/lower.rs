@@ -33,6 +33,7 @@ pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Op
     let listeners = lowering.listeners(&file.listeners, &ports, &pools);
     let identity = lowering.identity(file.identity.as_ref(), &file.listeners);
     let limits = lowering.limits(file.limits.unwrap_or_default());
+    let messages = lowering.messages(file.messages.unwrap_or_default());
     lowering.families(&file.listeners, &listeners, &ports, &pools);
     lowering.unused(&listeners, &pools);
     let cores = lowering.cores(file.cores.unwrap_or_default(), &limits);
@@ -47,6 +48,7 @@ pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Op
         pools: pools.0.into_iter().map(|pool| pool.value).collect(),
         identity,
         limits,
+        messages,
     })
 }
 

@@ -45,6 +45,7 @@ impl<'i> Reader<'_, 'i> {
                 "listener" => file.listeners = self.list(key.span(), value),
                 "identity" => file.identity = self.section(value),
                 "limits" => file.limits = self.section(value),
+                "messages" => file.messages = self.section(value),
                 other => self.unknown(key.span(), "section", other, file::SECTIONS),
             }
         }

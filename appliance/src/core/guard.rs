@@ -82,6 +82,10 @@ impl Guarded {
     pub(super) fn verdict(&mut self) -> Option<Reason> {
         self.call(None, |session| session.verdict())
     }
+
+    pub(super) fn detail(&mut self) -> Option<String> {
+        self.call(None, |session| session.detail().map(str::to_owned))
+    }
 }
 
 impl Drop for Guarded {

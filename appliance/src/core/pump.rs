@@ -226,6 +226,7 @@ impl<P: Port> Core<P> {
                 Request::Work(work) => self.queue_work(now, seat, work),
                 Request::Standing(standing) => self.standing(now, seat, standing),
                 Request::Node(id) => self.met(seat, id),
+                Request::Alarm(alarm) => self.record(seat, Happened::Alarm { what: alarm.to_string() }),
                 Request::Close(leg, how) => self.close(seat, leg, how),
             }
         }
@@ -328,6 +329,7 @@ impl<P: Port> Core<P> {
         self.ended.count(reason);
         let what = Happened::Closed {
             reason,
+            detail: seat.session.detail(),
             flow: seat.flow_reason,
             lasted: now.since(seat.opened),
             from_peer: seat.leg(Leg::Public).bytes,

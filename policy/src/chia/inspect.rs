@@ -1,13 +1,23 @@
-//! Judges the envelope of each message that a peer sends, before its body is held or passed on.
+//! Judges what passes a session: each envelope before its body is held or passed on, each body as it comes.
+//!
+//! Nothing here is stricter than a node. What only consensus can judge, and types that our own nodes encode otherwise
+//! than the schema says, is judged in shadow: noted, and passed. A peer is refused for what a node bans for.
 
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::asked::Asked;
+use super::body::{Body, Fault, Scratches};
+use super::conversation::{Answer, Conversation};
+use super::handshake::Handshake;
+use super::limits::{Limiter, Pacer, Tables};
 use super::message::Envelope;
 use super::messages::number;
 use super::node_type::NodeType;
 use super::schema::{MessageType, Schema};
+use super::version::Version;
 use crate::session::Instant;
 use crate::verdict::Reason;
 
@@ -22,49 +32,194 @@ const UNKNOWN_PERIOD: Duration = Duration::from_secs(60);
 /// Bodies up to this size are held whole even where they might stream.
 const WHOLE_BYTES_MAX: u32 = 64 * 1024;
 
-/// How a message that passed is to be carried to the node.
+/// Replies to nothing that are thrown away before the session is ended for them.
+const UNSOLICITED_MAX: u32 = 16;
+
+/// Programs that are judged with their back-references at a time; beyond it those are not followed.
+const SCRATCHES: usize = 4;
+
+/// Alarms of one session that wait to be fetched.
+const ALARMS_MAX: usize = 8;
+
+/// Capabilities by their numbers.
+mod capability {
+    pub(super) const RATE_LIMITS_V2: u16 = 3;
+    pub(super) const RATE_LIMITS_V3: u16 = 7;
+}
+
+/// How a message that passed is to be carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judged {
     /// Hold it until it is complete.
     Hold,
     /// The node asked for it and it is large: it may stream, its end withheld until all of it has come.
     Stream,
+    /// Take it and throw it away: the node has no use for it, and would punish the peer.
+    Drop,
+}
+
+/// What the sessions of a listener judge by.
+#[derive(Clone, Debug)]
+pub struct Standard {
+    /// What is known about messages.
+    pub schema: Arc<Schema>,
+    /// Memory in which programs in messages are judged.
+    pub scratches: Arc<Scratches>,
+    /// Types for which our nodes have shown the schema to be wrong.
+    pub truth: Arc<Truth>,
+    /// Whether a session is ended for flaws inside blocks, headers and proofs.
+    pub interiors: bool,
+    /// Whether the node's messages are paced to the limits of the peer, since the node does not limit itself.
+    pub paces: bool,
+    /// Expensive requests of a peer that the node works on at a time; more wait.
+    pub in_flight: usize,
+}
+
+impl Default for Standard {
+    fn default() -> Standard {
+        Standard {
+            schema: Schema::embedded(),
+            scratches: Scratches::new(SCRATCHES),
+            truth: Arc::default(),
+            interiors: false,
+            paces: true,
+            in_flight: 2,
+        }
+    }
+}
+
+/// Types whose bodies are judged in shadow, because a node of ours sent one that the schema does not know. Shared by
+/// all sessions with the same nodes.
+#[derive(Debug, Default)]
+pub struct Truth([AtomicU64; 4]);
+
+impl Truth {
+    /// Whether a type is judged in shadow.
+    pub fn is_shadowed(&self, kind: u8) -> bool {
+        self.0[usize::from(kind / 64)].load(Ordering::Relaxed) >> (kind % 64) & 1 == 1
+    }
+
+    /// Judges a type in shadow from now on; true if it was not before.
+    pub fn shadow(&self, kind: u8) -> bool {
+        let bit = 1 << (kind % 64);
+        self.0[usize::from(kind / 64)].fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+}
+
+/// Something that an operator should know although nothing was refused: the schema is older than the nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// Our node sent a body that the schema does not know: its type is judged in shadow from now on.
+    Body {
+        /// The type.
+        kind: u8,
+        /// The field and what is wrong with it.
+        what: String,
+    },
+    /// A type that the schema does not know came from a node of ours, or from a peer of a node that may know it.
+    Type(u8),
+}
+
+impl fmt::Display for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Alarm::Body { kind, what } => {
+                write!(
+                    f,
+                    "our node's message of type {kind} is not as the schema says ({what}): judged in shadow"
+                )
+            }
+            Alarm::Type(kind) => write!(f, "messages of type {kind} pass, which the schema does not know"),
+        }
+    }
+}
+
+/// What a side has said about itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Side {
+    version: Option<Version>,
+    second: bool,
+    third: bool,
+}
+
+impl Side {
+    fn new(handshake: &Handshake) -> Side {
+        let has =
+            |number| handshake.capabilities.iter().any(|(known, state)| *known == number && state == "1");
+        Side {
+            version: Version::parse(&handshake.software_version),
+            second: has(capability::RATE_LIMITS_V2),
+            third: has(capability::RATE_LIMITS_V3),
+        }
+    }
+}
+
+/// Messages that were not refused and should be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// Of types that are not in the schema, in either direction.
+    pub unknown: u64,
+    /// Of the node's, that contradict the schema. They pass: the node is right.
+    pub odd: u64,
+    /// With a flaw that would have been a reason to refuse, were it not judged in shadow.
+    pub shadowed: u64,
+    /// Thrown away: replies to nothing, and types that the node does not know.
+    pub dropped: u64,
+    /// Puzzle hashes and coins that the peer registered for.
+    pub subscriptions: u64,
 }
 
 /// What one session's messages are judged by.
 #[derive(Debug)]
 pub struct Inspector {
-    schema: Arc<Schema>,
+    standard: Standard,
     kind: NodeType,
     hold_max: u32,
     stream_max: u32,
+    peer: Side,
+    /// Known once the node's handshake has passed.
+    node: Option<Side>,
+    /// Windows that the peer sent, if windows were agreed on.
+    windows: Option<Vec<(u8, u16)>>,
+    limiter: Limiter,
+    pacer: Pacer,
+    conversation: Conversation,
     unknown: u32,
     unknown_since: Instant,
-    /// Messages of types that are not in the table, in either direction.
-    pub unknown_total: u64,
-    /// Messages of the node that contradict the table. They pass: the node is right.
-    pub odd_total: u64,
+    unsolicited: u32,
+    noted: Noted,
+    alarms: VecDeque<Alarm>,
+    detail: Option<String>,
 }
 
 impl Inspector {
-    /// For a peer of the given kind; bodies beyond `hold_max` bytes are refused unless they may stream, and then those
-    /// beyond `stream_max`.
+    /// For a peer that came with this handshake; bodies beyond `hold_max` bytes are refused unless they may stream, and
+    /// then those beyond `stream_max`.
     pub fn new(
-        schema: Arc<Schema>,
+        standard: Standard,
         kind: NodeType,
+        handshake: &Handshake,
         hold_max: u32,
         stream_max: u32,
         now: Instant,
     ) -> Inspector {
         Inspector {
-            schema,
+            standard,
             kind,
             hold_max,
             stream_max,
+            peer: Side::new(handshake),
+            node: None,
+            windows: None,
+            limiter: Limiter::default(),
+            pacer: Pacer::default(),
+            conversation: Conversation::default(),
             unknown: 0,
             unknown_since: now,
-            unknown_total: 0,
-            odd_total: 0,
+            unsolicited: 0,
+            noted: Noted::default(),
+            alarms: VecDeque::new(),
+            detail: None,
         }
     }
 
@@ -73,57 +228,270 @@ impl Inspector {
         self.kind
     }
 
-    /// Judges a message from the peer by its envelope.
-    pub fn judge(&mut self, now: Instant, envelope: &Envelope, asked: &mut Asked) -> Result<Judged, Reason> {
-        if envelope.kind == number::HANDSHAKE {
-            return Err(Reason::ChiaSecondHandshake);
+    /// What was not refused and should be known.
+    pub fn noted(&self) -> Noted {
+        self.noted
+    }
+
+    /// The message, field, place and limit of the refusal, once there was one.
+    pub fn detail(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+
+    /// The next alarm.
+    pub fn alarm(&mut self) -> Option<Alarm> {
+        self.alarms.pop_front()
+    }
+
+    /// The tables that both sides know. Before the node has spoken, it is taken to know what the peer knows.
+    fn tables(&self) -> Tables {
+        let node = self.node.unwrap_or(self.peer);
+        Tables { second: self.peer.second && node.second, third: self.peer.third && node.third }
+    }
+
+    fn refuse(&mut self, reason: Reason, envelope: &Envelope, what: impl fmt::Display) -> Reason {
+        let name = self.standard.schema.message(envelope.kind).map(|facts| &*facts.name);
+        self.detail = Some(match name {
+            Some(name) => format!("{name}: {what}"),
+            None => format!("type {}: {what}", envelope.kind),
+        });
+        reason
+    }
+
+    fn alarm_about(&mut self, alarm: Alarm) {
+        if self.alarms.len() < ALARMS_MAX {
+            self.alarms.push_back(alarm);
         }
-        match self.schema.message(envelope.kind) {
-            Some(facts) if !facts.senders.is_empty() => self.known(envelope, facts, asked),
+    }
+
+    /// Judges a message from the peer by its envelope.
+    pub fn judge(&mut self, now: Instant, envelope: &Envelope) -> Result<Judged, Reason> {
+        if envelope.kind == number::HANDSHAKE {
+            return Err(self.refuse(Reason::ChiaSecondHandshake, envelope, "it was sent before"));
+        }
+        let schema = self.standard.schema.clone();
+        if let Err(excess) = self.limiter.count(now, &schema, self.tables(), envelope) {
+            return Err(self.refuse(Reason::RateLimited, envelope, excess));
+        }
+        let empty = envelope.body == 0;
+        let answer = self.conversation.answer(&schema, envelope.kind, envelope.id, empty, self.peer.version);
+        match schema.message(envelope.kind) {
+            Some(facts) if !facts.senders.is_empty() => self.known(envelope, facts, answer),
+            _ if answer == Answer::Solicited => self.size(envelope, false),
             _ => self.unknown(now, envelope),
         }
     }
 
-    fn known(&self, envelope: &Envelope, facts: &MessageType, asked: &mut Asked) -> Result<Judged, Reason> {
-        if !facts.may_come_from(self.kind) {
-            return Err(Reason::NotForThisSender);
+    fn known(&mut self, envelope: &Envelope, facts: &MessageType, answer: Answer) -> Result<Judged, Reason> {
+        if answer != Answer::Solicited && !facts.may_come_from(self.kind) {
+            let what = format!("a {} never sends it to a full node", self.kind);
+            return Err(self.refuse(Reason::NotForThisSender, envelope, what));
         }
-        if envelope.body > facts.largest() {
-            return Err(Reason::MessageTooLarge);
+        if envelope.kind == number::CONFIGURE_WINDOW_SIZES && (!self.tables().third || self.windows.is_some())
+        {
+            return Err(self.refuse(
+                Reason::WindowsUnexpected,
+                envelope,
+                "windows were not agreed on, or set before",
+            ));
         }
-        let solicited = asked.answers(&self.schema, envelope.kind, envelope.id);
-        if solicited && envelope.body > WHOLE_BYTES_MAX && envelope.body <= self.stream_max {
+        self.count_subscriptions(envelope);
+        match answer {
+            Answer::Solicited => self.size(envelope, true),
+            Answer::Pushed | Answer::No => self.size(envelope, false),
+            Answer::Unsolicited => self.unsolicited(envelope),
+        }
+    }
+
+    fn size(&mut self, envelope: &Envelope, streams: bool) -> Result<Judged, Reason> {
+        if streams && envelope.body > WHOLE_BYTES_MAX && envelope.body <= self.stream_max {
             return Ok(Judged::Stream);
         }
         if envelope.body > self.hold_max {
-            return Err(Reason::MessageTooLarge);
+            let what = format!(
+                "{} bytes, more than the {} that are held for a message",
+                envelope.body, self.hold_max
+            );
+            return Err(self.refuse(Reason::MessageTooLarge, envelope, what));
         }
         Ok(Judged::Hold)
     }
 
-    /// A newer peer may know more types than this table, and so may the node: they pass within limits, and are counted.
+    /// A reply that nobody waits for: a node would ban for it, so it does not reach one.
+    fn unsolicited(&mut self, envelope: &Envelope) -> Result<Judged, Reason> {
+        self.noted.dropped += 1;
+        self.unsolicited += 1;
+        if self.unsolicited > UNSOLICITED_MAX {
+            let what = format!("answers nothing, as {UNSOLICITED_MAX} before it");
+            return Err(self.refuse(Reason::Unsolicited, envelope, what));
+        }
+        Ok(Judged::Drop)
+    }
+
+    /// A newer peer may know more types than the schema. Where the node may know them too, they pass within limits; a node
+    /// whose version the schema knows would ban the peer for them, so they do not reach it.
     fn unknown(&mut self, now: Instant, envelope: &Envelope) -> Result<Judged, Reason> {
-        self.unknown_total += 1;
+        self.noted.unknown += 1;
         if now.saturating_sub(self.unknown_since) >= UNKNOWN_PERIOD {
             self.unknown_since = now;
             self.unknown = 0;
         }
         self.unknown += 1;
         if envelope.body > UNKNOWN_BYTES_MAX || self.unknown > UNKNOWN_COUNT_MAX {
-            return Err(Reason::UnknownMessage);
+            let what = format!(
+                "an unknown type with {} bytes, number {} in a minute; {UNKNOWN_BYTES_MAX} and {UNKNOWN_COUNT_MAX} pass",
+                envelope.body, self.unknown
+            );
+            return Err(self.refuse(Reason::UnknownMessage, envelope, what));
         }
+        let node = self.node.and_then(|node| node.version);
+        if node.is_some_and(|version| version <= self.standard.schema.version) {
+            self.noted.dropped += 1;
+            return Ok(Judged::Drop);
+        }
+        self.alarm_about_type(envelope.kind);
         Ok(Judged::Hold)
     }
 
-    /// Takes note of a message from the node. It passes in any case.
-    pub fn observe(&mut self, envelope: &Envelope, asked: &mut Asked) {
-        asked.sent(&self.schema, envelope.kind, envelope.id);
-        match self.schema.message(envelope.kind) {
-            None => self.unknown_total += 1,
+    fn alarm_about_type(&mut self, kind: u8) {
+        if self.standard.truth.shadow(kind) {
+            self.alarm_about(Alarm::Type(kind));
+        }
+    }
+
+    /// Registrations are a list of hashes and a height.
+    fn count_subscriptions(&mut self, envelope: &Envelope) {
+        if matches!(envelope.kind, number::REGISTER_FOR_PH_UPDATES | number::REGISTER_FOR_COIN_UPDATES) {
+            self.noted.subscriptions += u64::from(envelope.body.saturating_sub(8) / 32);
+        }
+    }
+
+    /// Whether a message of the peer's may go to the node now; an expensive request then counts as being worked on.
+    pub fn may_go(&mut self, now: Instant, envelope: &Envelope) -> bool {
+        match self.standard.schema.message(envelope.kind) {
+            Some(facts) if facts.is_expensive() => {
+                self.conversation.begin_work(now, facts, envelope.id, self.standard.in_flight)
+            }
+            _ => true,
+        }
+    }
+
+    /// When an expensive request that waits may go at the latest.
+    pub fn may_go_at(&self) -> Option<Instant> {
+        self.conversation.work_until()
+    }
+
+    /// A body with this envelope, to be judged as it comes; `None` if nothing is known of it.
+    pub fn body(&self, envelope: &Envelope) -> Option<Body> {
+        Body::of(&self.standard.schema, envelope.kind, envelope.body)
+    }
+
+    /// Judges a piece of a body from the peer. A body that is not judged on is taken away.
+    pub fn inspect(
+        &mut self,
+        envelope: &Envelope,
+        body: &mut Option<Body>,
+        piece: &[u8],
+    ) -> Result<(), Reason> {
+        let Some(fault) = self.fault(body, piece) else { return Ok(()) };
+        *body = None;
+        let shadow =
+            fault.interior && !self.standard.interiors || self.standard.truth.is_shadowed(envelope.kind);
+        // A node takes an empty body with the id of its request for "nothing".
+        if shadow || envelope.body == 0 && envelope.id.is_some() && self.is_reply(envelope.kind) {
+            self.noted.shadowed += 1;
+            return Ok(());
+        }
+        let what = self.place(&fault);
+        Err(self.refuse(Reason::BodyMalformed, envelope, what))
+    }
+
+    fn is_reply(&self, kind: u8) -> bool {
+        self.standard.schema.message(kind).is_some_and(|facts| facts.is_reply)
+    }
+
+    fn fault(&self, body: &mut Option<Body>, piece: &[u8]) -> Option<Fault> {
+        body.as_mut()?.take(&self.standard.schema, &self.standard.scratches, piece).err()
+    }
+
+    fn place(&self, fault: &Fault) -> String {
+        format!("{}, byte {}: {}", fault.path(&self.standard.schema), fault.at, fault.flaw)
+    }
+
+    /// The node's handshake, the whole body.
+    pub fn node_handshake(&mut self, body: &[u8]) {
+        match Handshake::decode(body) {
+            Ok(handshake) => self.node = Some(Side::new(&handshake)),
+            Err(_) => self.noted.odd += 1,
+        }
+    }
+
+    /// The peer's windows, the whole body: how many requests of each type it works on at a time, 0 for no limit.
+    pub fn peer_windows(&mut self, body: &[u8]) {
+        let entry = |entry: &[u8; 3]| (entry[0], u16::from_be_bytes([entry[1], entry[2]]));
+        let (entries, _) = body.get(4..).unwrap_or_default().as_chunks::<3>();
+        // A node takes 256 entries; there are no more types.
+        self.windows = Some(entries.iter().take(256).map(entry).filter(|&(_, window)| window > 0).collect());
+    }
+
+    /// Takes note of a message from the node by its envelope.
+    fn observe(&mut self, now: Instant, envelope: &Envelope) {
+        let schema = self.standard.schema.clone();
+        self.conversation.asked(now, &schema, envelope.kind, envelope.id);
+        match schema.message(envelope.kind) {
+            None => {
+                self.noted.unknown += 1;
+                self.alarm_about_type(envelope.kind);
+            }
             Some(facts) if !facts.is_sent_by_full_nodes() || envelope.body > facts.largest() => {
-                self.odd_total += 1
+                self.noted.odd += 1
             }
             Some(_) => {}
         }
     }
+
+    /// Judges a piece of a body from the node: what does not fit shows that the schema is wrong.
+    pub fn learn(&mut self, envelope: &Envelope, body: &mut Option<Body>, piece: &[u8]) {
+        let Some(fault) = self.fault(body, piece) else { return };
+        *body = None;
+        self.noted.odd += 1;
+        if self.standard.truth.shadow(envelope.kind) {
+            let what = self.place(&fault);
+            self.alarm_about(Alarm::Body { kind: envelope.kind, what });
+        }
+    }
+
+    /// When a message of the node's may go to the peer: in the past, if at once.
+    pub fn free_at(&self, now: Instant, envelope: &Envelope) -> Instant {
+        if !self.standard.paces {
+            return Instant::ZERO;
+        }
+        if self.tables().third
+            && let Some(window) = self.window(envelope.kind)
+            && self.conversation.waiting(now, envelope.kind) >= usize::from(window)
+        {
+            return now + PACED_RETRY;
+        }
+        self.pacer.free_at(&self.standard.schema, self.tables(), envelope.kind)
+    }
+
+    fn window(&self, kind: u8) -> Option<u16> {
+        self.windows.as_ref()?.iter().find(|(known, _)| *known == kind).map(|(_, window)| *window)
+    }
+
+    /// A message of the node's goes to the peer.
+    pub fn goes_out(&mut self, now: Instant, envelope: &Envelope) {
+        if self.standard.paces {
+            self.pacer.went(now, &self.standard.schema, self.tables(), envelope);
+        }
+        self.observe(now, envelope);
+    }
+
+    /// A message of the node's went to the peer, to its last byte.
+    pub fn went_out(&mut self, envelope: &Envelope) {
+        self.conversation.replied(envelope.kind, envelope.id, &self.standard.schema);
+    }
 }
+
+/// How often it is looked whether a request of the node's fits the peer's window.
+const PACED_RETRY: Duration = Duration::from_secs(1);

@@ -35,6 +35,10 @@ numbers! {
     REQUEST_COMPACT_VDF = 40 "request_compact_vdf",
     /// Asks for addresses of full nodes.
     REQUEST_PEERS = 43 "request_peers",
+    /// Asks to be told of coins with these puzzle hashes.
+    REGISTER_FOR_PH_UPDATES = 70 "register_for_ph_updates",
+    /// Asks to be told of these coins.
+    REGISTER_FOR_COIN_UPDATES = 72 "register_for_coin_updates",
     /// A reply that says "nothing"; whether it may be used is negotiated by capability.
     NONE_RESPONSE = 91 "none_response",
     /// Agrees on windows for requests, right after the handshake.

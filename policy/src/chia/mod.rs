@@ -3,8 +3,8 @@
 //! Everything here is pure: bytes in, facts or a [`Reason`](crate::Reason) out. The order of things on a connection is
 //! the business of [`gate`](crate::gate).
 
-mod asked;
 mod body;
+mod conversation;
 mod handshake;
 mod inspect;
 mod limits;
@@ -14,10 +14,10 @@ mod node_type;
 mod schema;
 mod version;
 
-pub use asked::Asked;
 pub use body::{Body, Fault, Flaw, Scratches};
+pub use conversation::{Answer, Conversation};
 pub use handshake::{Handshake, HandshakeError};
-pub use inspect::{Inspector, Judged};
+pub use inspect::{Alarm, Inspector, Judged, Noted, Standard, Truth};
 pub use limits::{Excess, Limiter, Pacer, Tables};
 pub use message::{Envelope, ID_HEADER_BYTES, Message, PLAIN_HEADER_BYTES, Scan};
 pub use messages::number;

@@ -11,11 +11,20 @@ use crate::verdict::Reason;
 const SAMPLES: &str = include_str!("../../schema/samples.txt");
 
 fn inspector(kind: NodeType) -> Inspector {
-    Inspector::new(Schema::embedded(), kind, 8 << 20, 50 << 20, Instant::ZERO)
+    let handshake = Handshake::new("mainnet", kind, 8444);
+    let mut inspector =
+        Inspector::new(Standard::default(), kind, &handshake, 8 << 20, 50 << 20, Instant::ZERO);
+    inspector.node_handshake(&Handshake::new("mainnet", NodeType::FullNode, 8444).encode());
+    inspector
 }
 
 fn judge(kind: NodeType, envelope: Envelope) -> Result<Judged, Reason> {
-    inspector(kind).judge(Instant::ZERO, &envelope, &mut Asked::default())
+    inspector(kind).judge(Instant::ZERO, &envelope)
+}
+
+/// The node asks for something with an id.
+fn ask(inspector: &mut Inspector, kind: u8, id: u16) {
+    inspector.goes_out(Instant::ZERO, &Envelope { kind, id: Some(id), body: 9 });
 }
 
 #[test]
@@ -34,6 +43,9 @@ fn what_the_package_encodes_is_understood_and_passes() {
         assert_eq!(Schema::embedded().message(message.kind).map(|facts| &*facts.name), Some(name));
         assert_eq!(message.id, id.parse().ok());
         assert_eq!(message.encode(), bytes);
+        let schema = Schema::embedded();
+        let mut body = Body::of(&schema, message.kind, message.body.len() as u32).expect("a known body");
+        assert_eq!(body.take(&schema, &Scratches::new(1), &message.body), Ok(()), "{line}");
         if name == "handshake" {
             handshakes += 1;
             let handshake = Handshake::decode(&message.body).expect("a handshake");
@@ -41,7 +53,14 @@ fn what_the_package_encodes_is_understood_and_passes() {
             assert_eq!(handshake.message().encode(), bytes);
         } else {
             let envelope = Envelope { kind: message.kind, id: message.id, body: message.body.len() as u32 };
-            assert_eq!(judge(sender, envelope), Ok(Judged::Hold), "{line}");
+            let expected = match name {
+                // It answers nothing here.
+                "reject_block" => Ok(Judged::Drop),
+                // Nobody agreed on windows.
+                "configure_window_sizes" => Err(Reason::WindowsUnexpected),
+                _ => Ok(Judged::Hold),
+            };
+            assert_eq!(judge(sender, envelope), expected, "{line}");
         }
     }
     assert_eq!((SAMPLES.lines().count(), handshakes), (18, 3));
@@ -51,77 +70,116 @@ fn what_the_package_encodes_is_understood_and_passes() {
 fn a_farmer_may_send_what_farmers_send_and_no_more() {
     let envelope = |kind| Envelope { kind, id: None, body: 50 };
     let allowed = |kind| {
-        Schema::embedded()
-            .messages()
-            .iter()
-            .filter(|facts| judge(kind, envelope(facts.number)).is_ok())
-            .count()
+        let schema = Schema::embedded();
+        let sends = |facts: &&MessageType| {
+            facts.number != number::CONFIGURE_WINDOW_SIZES
+                && !matches!(judge(kind, envelope(facts.number)), Err(Reason::NotForThisSender))
+        };
+        schema.messages().iter().filter(sends).count()
     };
     assert_eq!(judge(NodeType::Farmer, envelope(9)), Ok(Judged::Hold));
     assert_eq!(judge(NodeType::Farmer, envelope(20)), Err(Reason::NotForThisSender));
-    // Of the connection itself: windows, errors, and the reply that stands for nothing.
+    // Of the connection itself: a second handshake, which is refused for what it is, errors, and the reply that stands
+    // for nothing.
     assert_eq!((allowed(NodeType::Harvester), allowed(NodeType::Farmer)), (3, 5));
     assert_eq!((allowed(NodeType::FullNode), allowed(NodeType::Wallet)), (30, 22));
 }
 
 #[test]
 fn only_large_replies_that_were_asked_for_stream() {
-    let request = Envelope { kind: number::REQUEST_BLOCKS, id: Some(7), body: 9 };
     let reply = |id, body| Envelope { kind: number::RESPOND_BLOCKS, id, body };
     let after_request = |envelope: &Envelope| {
-        let (mut inspector, mut asked) = (inspector(NodeType::FullNode), Asked::default());
-        inspector.observe(&request, &mut asked);
-        inspector.judge(Instant::ZERO, envelope, &mut asked)
+        let mut inspector = inspector(NodeType::FullNode);
+        ask(&mut inspector, number::REQUEST_BLOCKS, 7);
+        inspector.judge(Instant::ZERO, envelope)
     };
     assert_eq!(after_request(&reply(Some(7), 1 << 20)), Ok(Judged::Stream));
     assert_eq!(after_request(&reply(Some(7), 50 << 20)), Ok(Judged::Stream));
     assert_eq!(after_request(&reply(Some(7), 1 << 10)), Ok(Judged::Hold));
-    assert_eq!(after_request(&reply(Some(8), 1 << 20)), Ok(Judged::Hold));
-    assert_eq!(after_request(&reply(None, 1 << 20)), Ok(Judged::Hold));
-    assert_eq!(after_request(&reply(Some(7), (50 << 20) + 1)), Err(Reason::MessageTooLarge));
-    assert_eq!(after_request(&reply(Some(8), (8 << 20) + 1)), Err(Reason::MessageTooLarge));
-    let other = Envelope { kind: 27, id: Some(7), body: 1 << 20 };
-    assert_eq!(after_request(&other), Ok(Judged::Hold));
+    assert_eq!(after_request(&reply(Some(8), 1 << 20)), Ok(Judged::Drop));
+    assert_eq!(after_request(&reply(None, 1 << 20)), Ok(Judged::Drop));
+    assert_eq!(after_request(&reply(Some(7), (50 << 20) + 1)), Err(Reason::RateLimited));
+    // A proof of weight that nobody asked for passes, whole.
+    let proof = |body| Envelope { kind: 25, id: None, body };
+    assert_eq!(after_request(&proof(1 << 20)), Ok(Judged::Hold));
+    assert_eq!(after_request(&proof((8 << 20) + 1)), Err(Reason::MessageTooLarge));
+}
+
+fn answer(conversation: &mut Conversation, kind: u8, id: Option<u16>) -> Answer {
+    conversation.answer(&Schema::embedded(), kind, id, false, None)
 }
 
 #[test]
-fn a_request_is_answered_once_and_few_are_remembered() {
-    let (schema, mut asked) = (Schema::embedded(), Asked::default());
-    asked.sent(&schema, number::REQUEST_BLOCKS, Some(1));
-    asked.sent(&schema, number::NEW_PEAK, None);
-    assert_eq!(asked.len(), 1);
-    assert!(!asked.answers(&schema, number::NEW_PEAK, Some(1)));
-    assert!(asked.answers(&schema, number::RESPOND_BLOCKS, Some(1)));
-    assert!(!asked.answers(&schema, number::RESPOND_BLOCKS, Some(1)));
-    assert!(asked.is_empty());
-    (0..1_000).for_each(|id| asked.sent(&schema, number::REQUEST_BLOCKS, Some(id)));
-    assert_eq!(asked.len(), 64);
-    assert!(!asked.answers(&schema, number::RESPOND_BLOCKS, Some(935)));
-    assert!(asked.answers(&schema, number::RESPOND_BLOCKS, Some(936)));
+fn a_request_is_answered_once() {
+    let (schema, mut conversation) = (Schema::embedded(), Conversation::default());
+    conversation.asked(Instant::ZERO, &schema, number::REQUEST_BLOCKS, Some(1));
+    conversation.asked(Instant::ZERO, &schema, number::NEW_PEAK, None);
+    assert_eq!(conversation.open(), 1);
+    assert_eq!(answer(&mut conversation, number::NEW_PEAK, Some(1)), Answer::No);
+    assert_eq!(answer(&mut conversation, number::RESPOND_BLOCKS, Some(2)), Answer::Unsolicited);
+    assert_eq!(answer(&mut conversation, number::RESPOND_BLOCKS, Some(1)), Answer::Solicited);
+    assert_eq!(answer(&mut conversation, number::RESPOND_BLOCKS, Some(1)), Answer::Unsolicited);
+    assert_eq!(conversation.open(), 0);
+    // An error with its id ends a request as well.
+    conversation.asked(Instant::ZERO, &schema, number::REQUEST_BLOCKS, Some(3));
+    assert_eq!(answer(&mut conversation, number::ERROR, Some(3)), Answer::Solicited);
+    assert_eq!(answer(&mut conversation, number::ERROR, Some(3)), Answer::Pushed);
+}
+
+#[test]
+fn few_requests_are_remembered_and_of_the_rest_how_many_there_were() {
+    let (schema, mut conversation) = (Schema::embedded(), Conversation::default());
+    for id in 0..1_000 {
+        conversation.asked(Instant::ZERO, &schema, number::REQUEST_BLOCKS, Some(id));
+    }
+    assert_eq!(conversation.open(), 64);
+    // All of them may still be answered, and not one more.
+    for id in 0..1_000 {
+        assert_eq!(answer(&mut conversation, number::RESPOND_BLOCKS, Some(id)), Answer::Solicited);
+    }
+    assert_eq!(answer(&mut conversation, number::RESPOND_BLOCKS, Some(1)), Answer::Unsolicited);
 }
 
 #[test]
 fn requests_that_nobody_answers_do_not_displace_those_with_an_id() {
-    let (schema, mut asked) = (Schema::embedded(), Asked::default());
-    asked.sent(&schema, number::REQUEST_BLOCKS, Some(1));
-    (0..1_000).for_each(|_| asked.sent(&schema, 22, None));
-    assert!(asked.answers(&schema, number::RESPOND_BLOCKS, Some(1)));
-    assert!(asked.len() < 64);
+    let (schema, mut conversation) = (Schema::embedded(), Conversation::default());
+    conversation.asked(Instant::ZERO, &schema, number::REQUEST_BLOCKS, Some(1));
+    (0..1_000).for_each(|_| conversation.asked(Instant::ZERO, &schema, 22, None));
+    assert_eq!(answer(&mut conversation, number::RESPOND_BLOCKS, Some(1)), Answer::Solicited);
+    assert!(conversation.open() <= 64);
+}
+
+#[test]
+fn a_smaller_proof_of_time_answers_whatever_its_id() {
+    let (schema, mut conversation) = (Schema::embedded(), Conversation::default());
+    assert_eq!(answer(&mut conversation, 41, Some(9)), Answer::Unsolicited);
+    conversation.asked(Instant::ZERO, &schema, number::REQUEST_COMPACT_VDF, None);
+    assert_eq!(answer(&mut conversation, 41, Some(9)), Answer::Solicited);
+    assert_eq!(answer(&mut conversation, 41, Some(9)), Answer::Unsolicited);
 }
 
 #[test]
 fn unknown_types_have_a_budget_by_the_minute() {
     let unknown = Envelope { kind: 200, id: None, body: 64 << 10 };
-    let (mut inspector, mut asked) = (inspector(NodeType::FullNode), Asked::default());
-    let mut judge = |seconds, envelope: &Envelope| {
-        inspector.judge(Duration::from_secs(seconds), envelope, &mut asked).is_ok()
-    };
+    let mut inspector = inspector(NodeType::FullNode);
+    let mut judge =
+        |seconds, envelope: &Envelope| inspector.judge(Duration::from_secs(seconds), envelope).is_ok();
     assert!((0..60).all(|second| judge(second, &unknown)));
     assert!(!judge(59, &unknown));
     assert!(judge(60, &unknown));
     assert!(!judge(61, &Envelope { body: (64 << 10) + 1, ..unknown }));
-    // A known number that nobody may send by the table is negotiated by capability.
+    // A known number that nobody may send by the schema is negotiated by capability.
     assert!(judge(62, &Envelope { kind: number::NONE_RESPONSE, id: Some(1), body: 0 }));
+}
+
+#[test]
+fn registrations_are_counted_by_their_items() {
+    let mut inspector = inspector(NodeType::Wallet);
+    for kind in [number::REGISTER_FOR_PH_UPDATES, number::REGISTER_FOR_COIN_UPDATES] {
+        let envelope = Envelope { kind, id: Some(1), body: 4 + 3 * 32 + 4 };
+        assert_eq!(inspector.judge(Instant::ZERO, &envelope), Ok(Judged::Hold));
+    }
+    assert_eq!(inspector.noted().subscriptions, 6);
 }
 
 #[test]

@@ -1,10 +1,15 @@
-//! Messages on their way through: from the peer with each envelope judged first, from the node as it sends them.
+//! Messages on their way through, each judged by its envelope first and by its body as that comes.
+//!
+//! What may not go on yet, an expensive request of the peer's beyond those that the node works on, or a message of the
+//! node's beyond what the peer takes in a minute, waits in a [`Detour`] with all that comes after it, and its leg is not
+//! read meanwhile.
 
 use core::time::Duration;
 use std::sync::Arc;
 
 use super::config::{Budget, Budgets, Share};
-use crate::chia::{Asked, Envelope, Inspector, Judged, Scan};
+use super::detour::Detour;
+use crate::chia::{Body, Envelope, Inspector, Judged, Noted, Scan, number};
 use crate::session::Instant;
 use crate::verdict::Reason;
 use crate::websocket::Writer;
@@ -12,9 +17,6 @@ use crate::websocket::Writer;
 /// Fragments in which a streamed reply goes to the node; larger than a TLS record, so that what one record holds never
 /// completes one by itself.
 const FRAGMENT_TO_NODE: u64 = 32 * 1024;
-
-/// Fragments in which a large message goes to the peer. Control frames slip in between.
-const FRAGMENT_TO_PEER: u64 = 64 * 1024;
 
 /// What has to come besides the time that the minimum rate gives.
 const GRACE: Duration = Duration::from_secs(10);
@@ -24,6 +26,9 @@ pub(super) const RETRY: Duration = Duration::from_millis(100);
 
 /// Messages up to this size are held without asking the budget: a session's own limit.
 const FREE: u64 = 64 * 1024;
+
+/// Largest `configure_window_sizes`: one entry for every number a type can have, and a few more.
+const WINDOWS_MAX: u32 = 1024;
 
 /// What passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,28 +41,42 @@ pub struct Tally {
     pub bytes_to_node: u64,
     /// Bytes of those messages.
     pub bytes_to_peer: u64,
-    /// Messages of types that the table does not know, in either direction.
-    pub unknown: u64,
-    /// Messages of the node that contradict the table.
-    pub odd: u64,
+    /// What was not refused and should be known.
+    pub noted: Noted,
 }
 
 /// The message that is passing.
 #[derive(Debug)]
 struct Passing {
-    total: u64,
+    envelope: Envelope,
     left: u64,
     streams: bool,
+    to: To,
+    /// The judge of what comes, for as long as there is something to judge.
+    body: Option<Body>,
+    /// The body itself, where it is to be read.
+    kept: Option<Vec<u8>>,
     claim: Claim,
     /// When it began; moved on by the time in which the peer was not read.
     begun: Instant,
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum To {
+    /// To the node, as it comes.
+    Node,
+    /// It waits.
+    Detour,
+    /// It is thrown away.
+    Nowhere,
 }
 
 impl Passing {
     /// When more of it must have come: at the minimum rate, what has come so far took until then. What was announced and
     /// does not come holds its claim for the time of grace and no longer.
     fn due(&self, rate: u32) -> Instant {
-        self.begun + GRACE + at_rate(self.total - self.left, rate)
+        self.begun + GRACE + at_rate(self.envelope.total() - self.left, rate)
     }
 }
 
@@ -92,6 +111,7 @@ pub(super) struct Inbound {
     paused: Option<Instant>,
     /// The share of a message that passed, for as long as its bytes wait for the node.
     passed: Option<Claim>,
+    detour: Detour,
 }
 
 impl Inbound {
@@ -122,7 +142,18 @@ impl Inbound {
             if bytes.len() as u64 > passing.left {
                 return Err(Reason::EnvelopeMalformed);
             }
-            fill(passing, bytes, through.writer);
+            through.inspector.inspect(&passing.envelope, &mut passing.body, bytes)?;
+            if let Some(kept) = &mut passing.kept {
+                kept.extend_from_slice(bytes);
+            }
+            match passing.to {
+                To::Node => fill(passing, bytes, through.writer),
+                To::Detour => self.detour.push(bytes),
+                To::Nowhere => {}
+            }
+            if passing.to != To::Node {
+                passing.left -= bytes.len() as u64;
+            }
             self.due = Some(passing.due(through.rate));
         } else if !bytes.is_empty() {
             return Err(Reason::EnvelopeMalformed);
@@ -130,20 +161,38 @@ impl Inbound {
         if end { self.end(through) } else { Ok(()) }
     }
 
-    /// The envelope is there: what follows is held, streamed or refused.
+    /// The envelope is there: what follows is held, streamed, thrown away or refused.
     fn begin(&mut self, now: Instant, envelope: &Envelope, through: &mut Through<'_>) -> Result<(), Reason> {
         let total = envelope.total();
-        let streams = through.inspector.judge(now, envelope, through.asked)? == Judged::Stream;
+        let judged = through.inspector.judge(now, envelope)?;
+        let streams = judged == Judged::Stream;
         let budget = through.budgets.of(streams);
         if !budget.fits(total) {
             return Err(Reason::MessageTooLarge);
         }
-        let claim = if total > FREE { Claim::new(budget, total, now) } else { Claim::Free };
-        let first = if streams { total.min(FRAGMENT_TO_NODE) } else { total };
-        through.writer.begin(first, true, first == total, true);
-        through.writer.push(self.scan.seen());
-        self.passing =
-            Some(Passing { total, left: total - self.scan.seen().len() as u64, streams, claim, begun: now });
+        let to = match judged {
+            Judged::Drop => To::Nowhere,
+            _ if !self.detour.is_empty() || !through.inspector.may_go(now, envelope) => To::Detour,
+            _ => To::Node,
+        };
+        let claim =
+            if total > FREE && to != To::Nowhere { Claim::new(budget, total, now) } else { Claim::Free };
+        match to {
+            To::Node => open(envelope, streams, self.scan.seen(), through.writer),
+            To::Detour => self.detour.push(self.scan.seen()),
+            To::Nowhere => {}
+        }
+        let keeps = envelope.kind == number::CONFIGURE_WINDOW_SIZES && envelope.body <= WINDOWS_MAX;
+        self.passing = Some(Passing {
+            envelope: *envelope,
+            left: u64::from(envelope.body),
+            streams,
+            to,
+            body: through.inspector.body(envelope),
+            kept: keeps.then(Vec::new),
+            claim,
+            begun: now,
+        });
         Ok(())
     }
 
@@ -151,17 +200,56 @@ impl Inbound {
     fn end(&mut self, through: &mut Through<'_>) -> Result<(), Reason> {
         let passing = self.passing.take().filter(|passing| passing.left == 0);
         let passing = passing.ok_or(Reason::EnvelopeMalformed)?;
-        through.writer.release();
-        through.tally.messages_to_node += 1;
-        through.tally.bytes_to_node += passing.total;
-        self.passed = (!passing.streams).then_some(passing.claim);
         (self.scan, self.due) = (Scan::default(), None);
+        if let Some(kept) = &passing.kept {
+            through.inspector.peer_windows(kept);
+        }
+        if passing.to == To::Node {
+            through.writer.release();
+            through.tally.messages_to_node += 1;
+            through.tally.bytes_to_node += passing.envelope.total();
+        }
+        self.passed = (!passing.streams).then_some(passing.claim);
         Ok(())
+    }
+
+    /// Lets go what waited, as far as it may.
+    pub(super) fn forward(&mut self, now: Instant, through: &mut Through<'_>) {
+        while let Some((envelope, come)) = self.detour.front() {
+            if !through.inspector.may_go(now, &envelope) {
+                return;
+            }
+            let (header, body) = come.split_at(envelope.header_bytes());
+            let count = come.len();
+            let coming = self.passing.as_mut().filter(|passing| passing.to == To::Detour);
+            match coming.filter(|_| self.detour.is_last(count)) {
+                // Still coming: from here on it goes straight to the node.
+                Some(passing) => {
+                    open(&envelope, passing.streams, header, through.writer);
+                    passing.to = To::Node;
+                    passing.left = u64::from(envelope.body);
+                    fill(passing, body, through.writer);
+                }
+                None => {
+                    open(&envelope, false, header, through.writer);
+                    through.writer.push(body);
+                    through.writer.release();
+                    through.tally.messages_to_node += 1;
+                    through.tally.bytes_to_node += envelope.total();
+                }
+            }
+            self.detour.take(count);
+        }
+    }
+
+    /// Whether a message waits for the node to be done with others.
+    pub(super) fn is_detained(&self) -> bool {
+        !self.detour.is_empty()
     }
 
     /// Whether nothing may be read from the peer until the budget has a share.
     pub(super) fn is_waiting(&self) -> bool {
-        self.retry_at().is_some()
+        self.retry_at().is_some() || self.is_detained()
     }
 
     /// When to ask the budget again.
@@ -174,8 +262,8 @@ impl Inbound {
 
     /// Asks the budget again.
     pub(super) fn retry(&mut self, now: Instant, budgets: &Budgets) {
-        if let Some(Passing { total, streams, claim: claim @ Claim::Waiting(_), .. }) = &mut self.passing {
-            *claim = Claim::new(budgets.of(*streams), *total, now);
+        if let Some(Passing { envelope, streams, claim: claim @ Claim::Waiting(_), .. }) = &mut self.passing {
+            *claim = Claim::new(budgets.of(*streams), envelope.total(), now);
         }
     }
 
@@ -210,10 +298,23 @@ impl Inbound {
         }
     }
 
+    /// Bytes of messages that wait.
+    pub(super) fn memory(&self) -> usize {
+        self.detour.memory()
+    }
+
     /// Forgets what is unfinished, and gives its share back.
     pub(super) fn abandon(&mut self) {
         *self = Inbound::default();
     }
+}
+
+/// Begins a message's first frame with its envelope.
+fn open(envelope: &Envelope, streams: bool, header: &[u8], writer: &mut Writer) {
+    let total = envelope.total();
+    let first = if streams { total.min(FRAGMENT_TO_NODE) } else { total };
+    writer.begin(first, true, first == total, true);
+    writer.push(header);
 }
 
 fn at_rate(bytes: u64, rate: u32) -> Duration {
@@ -238,72 +339,8 @@ fn fill(passing: &mut Passing, mut bytes: &[u8], writer: &mut Writer) {
 /// What a message meets on its way to the node.
 pub(super) struct Through<'a> {
     pub(super) inspector: &'a mut Inspector,
-    pub(super) asked: &'a mut Asked,
     pub(super) writer: &'a mut Writer,
     pub(super) budgets: &'a Budgets,
     pub(super) tally: &'a mut Tally,
     pub(super) rate: u32,
-}
-
-/// The way from the node to the peer. The node is trusted: its frames are written anew and pass as they come.
-#[derive(Debug, Default)]
-pub(super) struct Outbound {
-    scan: Scan,
-    /// Whether the envelope of the message under way was found, or cannot be.
-    found: bool,
-    /// Whether a fragment of it went out already.
-    continues: bool,
-}
-
-impl Outbound {
-    /// Payload of a message. `left` bytes of its frame are still to come; `fin` if the frame is the message's last. Yields
-    /// the envelope when it is complete.
-    pub(super) fn data(
-        &mut self,
-        mut bytes: &[u8],
-        left: u64,
-        fin: bool,
-        writer: &mut Writer,
-        tally: &mut Tally,
-    ) -> Option<Envelope> {
-        let envelope = self.look(bytes, tally);
-        let mut rest = bytes.len() as u64 + left;
-        if rest == 0 && fin && writer.wanted() == 0 {
-            writer.begin(0, !self.continues, true, false);
-        }
-        tally.bytes_to_peer += bytes.len() as u64;
-        while !bytes.is_empty() {
-            if writer.wanted() == 0 {
-                let len = rest.min(FRAGMENT_TO_PEER);
-                writer.begin(len, !self.continues, fin && len == rest, false);
-                self.continues = true;
-            }
-            let taken = writer.push(bytes);
-            rest -= taken as u64;
-            bytes = &bytes[taken..];
-        }
-        if fin && left == 0 {
-            tally.messages_to_peer += 1;
-            *self = Outbound::default();
-        }
-        envelope
-    }
-
-    fn look(&mut self, bytes: &[u8], tally: &mut Tally) -> Option<Envelope> {
-        if self.found {
-            return None;
-        }
-        match self.scan.take(bytes) {
-            Ok((_, None)) => None,
-            Ok((_, envelope)) => {
-                self.found = true;
-                envelope
-            }
-            Err(_) => {
-                self.found = true;
-                tally.odd += 1;
-                None
-            }
-        }
-    }
 }

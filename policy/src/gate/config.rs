@@ -5,13 +5,10 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::chia::{NodeType, NodeTypes, Schema, Scratches};
+use crate::chia::{NodeType, NodeTypes, Standard};
 use crate::identity::Fleet;
 use crate::session::PeerId;
 use crate::tls::{Acceptor, Connector};
-
-/// Programs that are judged with their back-references at a time, in up to 8 MiB each; beyond it those are not followed.
-const SCRATCHES: usize = 4;
 
 /// How long each step may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,10 +169,8 @@ pub struct Config {
     pub deadlines: Deadlines,
     /// How much a session may hold or do.
     pub limits: Limits,
-    /// What messages may look like.
-    pub schema: Arc<Schema>,
-    /// Memory in which programs in messages are judged.
-    pub scratches: Arc<Scratches>,
+    /// What messages are judged by.
+    pub standard: Standard,
     /// Memory for unfinished messages.
     pub budgets: Budgets,
     /// TLS towards peers.
@@ -197,8 +192,7 @@ impl Config {
             host: "node".to_owned(),
             deadlines: Deadlines::default(),
             limits: Limits::default(),
-            schema: Schema::embedded(),
-            scratches: Scratches::new(SCRATCHES),
+            standard: Standard::default(),
             budgets: Budgets::default(),
             acceptor,
             connector,

@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::carry::{Inbound, Outbound, Tally, Through};
+use super::carry::{Inbound, Tally, Through};
 use super::config::Config;
 use super::farewell;
 use super::half::{Half, Life};
-use crate::chia::{Asked, Envelope, Handshake, Inspector, NodeType, number};
+use super::outward::{Back, Outbound};
+use crate::chia::{Envelope, Handshake, Inspector, NodeType, number};
 use crate::session::{Close, Instant, Leg, PeerId, Request, Standing};
 use crate::verdict::Reason;
 use crate::websocket::{ClientUpgrade, CloseFrame, Piece, Role, ServerUpgrade, close_code};
@@ -64,9 +65,8 @@ pub(super) struct Exchange {
     pub(super) public: Half,
     pub(super) private: Half,
     pub(super) inbound: Inbound,
-    outbound: Outbound,
-    pub(super) inspector: Option<Inspector>,
-    asked: Asked,
+    pub(super) outbound: Outbound,
+    pub(super) inspector: Option<Box<Inspector>>,
     pub(super) requests: VecDeque<Request>,
     pub(super) verdict: Option<Reason>,
     pub(super) peer: Option<PeerId>,
@@ -91,7 +91,6 @@ impl Exchange {
             inbound: Inbound::default(),
             outbound: Outbound::default(),
             inspector: None,
-            asked: Asked::default(),
             requests: VecDeque::new(),
             verdict: None,
             peer: None,
@@ -118,7 +117,11 @@ impl Exchange {
     /// Whether a leg may be read: what it brings has somewhere to go.
     pub(super) fn may_read(&self, leg: Leg) -> bool {
         let backlog = self.half(leg.other()).writer.ready().len();
-        backlog < self.config.limits.backlog && !(leg == Leg::Public && self.inbound.is_waiting())
+        let waits = match leg {
+            Leg::Public => self.inbound.is_waiting(),
+            Leg::Private => self.outbound.free_at().is_some(),
+        };
+        backlog < self.config.limits.backlog && !waits
     }
 
     /// Whether a leg is read now; takes note of it.
@@ -227,16 +230,53 @@ impl Exchange {
         if end {
             self.spoke = now;
         }
-        let Some(inspector) = &mut self.inspector else { return self.peer_handshake(now, bytes, end) };
-        let mut through = Through {
-            inspector,
-            asked: &mut self.asked,
+        match self.inward() {
+            Some((inbound, mut through)) => inbound.data(now, bytes, end, &mut through),
+            None => self.peer_handshake(now, bytes, end),
+        }
+    }
+
+    /// The way from the peer to the node, once its handshake passed.
+    fn inward(&mut self) -> Option<(&mut Inbound, Through<'_>)> {
+        let through = Through {
+            inspector: self.inspector.as_deref_mut()?,
             writer: &mut self.private.writer,
             budgets: &self.config.budgets,
             tally: &mut self.tally,
             rate: self.config.limits.rate,
         };
-        self.inbound.data(now, bytes, end, &mut through)
+        Some((&mut self.inbound, through))
+    }
+
+    /// The way from the node to the peer.
+    fn outward(&mut self) -> (&mut Outbound, Back<'_>) {
+        let back = Back {
+            inspector: self.inspector.as_deref_mut(),
+            writer: &mut self.public.writer,
+            tally: &mut self.tally,
+        };
+        (&mut self.outbound, back)
+    }
+
+    /// Lets messages go on that waited for their turn.
+    pub(super) fn forward(&mut self, now: Instant) {
+        if self.verdict.is_some() {
+            return;
+        }
+        let (outbound, mut back) = self.outward();
+        outbound.forward(now, &mut back);
+        if let Some((inbound, mut through)) = self.inward() {
+            inbound.forward(now, &mut through);
+        }
+        self.public.watch(now);
+        self.private.watch(now);
+    }
+
+    /// When a message that waits for its turn may go.
+    pub(super) fn forward_at(&self) -> Option<Instant> {
+        let work =
+            self.inspector.as_deref().filter(|_| self.inbound.is_detained()).and_then(Inspector::may_go_at);
+        [work, self.outbound.free_at()].into_iter().flatten().min()
     }
 
     /// Bytes of the first message, which must be a handshake for this network from a kind of peer that is served here.
@@ -254,11 +294,12 @@ impl Exchange {
             return Ok(());
         }
         let mut message = core::mem::take(message);
-        let (kind, software) = self.check_handshake(&mut message)?;
-        self.software = software;
+        let (kind, handshake) = self.check_handshake(&mut message)?;
         let limits = self.config.limits;
+        let standard = self.config.standard.clone();
         self.inspector =
-            Some(Inspector::new(self.config.schema.clone(), kind, limits.hold, limits.stream, now));
+            Some(Box::new(Inspector::new(standard, kind, &handshake, limits.hold, limits.stream, now)));
+        self.software = handshake.software_version.into();
         self.inbound.put(&mut self.private.writer, &message, &mut self.tally);
         self.requests.push_back(Request::Dial { peer: self.peer });
         self.step = Step::Dial;
@@ -267,7 +308,7 @@ impl Exchange {
     }
 
     /// Checks a whole handshake message and sets the server port that the node shall see in it.
-    fn check_handshake(&self, message: &mut [u8]) -> Result<(NodeType, Box<str>), Reason> {
+    fn check_handshake(&self, message: &mut [u8]) -> Result<(NodeType, Handshake), Reason> {
         let envelope = Envelope::parse(message)?.ok_or(Reason::EnvelopeMalformed)?;
         if envelope.total() != message.len() as u64 {
             return Err(Reason::EnvelopeMalformed);
@@ -284,7 +325,7 @@ impl Exchange {
         if let (Some(port), Some(at)) = (self.config.server_port, Handshake::server_port_bytes(body)) {
             body[at].copy_from_slice(&port.to_be_bytes());
         }
-        Ok((kind, handshake.software_version.into()))
+        Ok((kind, handshake))
     }
 
     /// Plaintext from the node.
@@ -304,7 +345,7 @@ impl Exchange {
             at += taken;
             match piece {
                 None => {}
-                Some(Piece::Data { bytes, left, fin, .. }) => self.node_data(bytes, left, fin),
+                Some(Piece::Data { bytes, left, fin, .. }) => self.node_data(now, bytes, left, fin),
                 Some(Piece::Ping(payload)) => self.private.writer.pong(payload),
                 Some(Piece::Pong) => {}
                 Some(Piece::Close(frame)) => self.end(now, Reason::NodeClosed, frame.clone(), frame),
@@ -313,13 +354,20 @@ impl Exchange {
         Ok(())
     }
 
-    fn node_data(&mut self, bytes: &[u8], left: u64, fin: bool) {
-        let envelope = self.outbound.data(bytes, left, fin, &mut self.public.writer, &mut self.tally);
-        if let (Some(envelope), Some(inspector)) = (envelope, &mut self.inspector) {
-            inspector.observe(&envelope, &mut self.asked);
+    fn node_data(&mut self, now: Instant, bytes: &[u8], left: u64, fin: bool) {
+        let (outbound, mut back) = self.outward();
+        outbound.data(now, bytes, left, fin, &mut back);
+        if fin && left == 0 {
+            if matches!(self.step, Step::NodeHandshake) {
+                self.step = Step::Open;
+            }
+            // What it answered may make room for the next request.
+            if let Some((inbound, mut through)) = self.inward() {
+                inbound.forward(now, &mut through);
+            }
         }
-        if fin && left == 0 && matches!(self.step, Step::NodeHandshake) {
-            self.step = Step::Open;
+        while let Some(alarm) = self.inspector.as_deref_mut().and_then(Inspector::alarm) {
+            self.requests.push_back(Request::Alarm(alarm));
         }
     }
 
@@ -412,6 +460,6 @@ impl Exchange {
 
     /// The kind of peer, once its handshake passed.
     pub(super) fn kind(&self) -> Option<NodeType> {
-        self.inspector.as_ref().map(Inspector::kind)
+        self.inspector.as_deref().map(Inspector::kind)
     }
 }

@@ -10,8 +10,8 @@ pub(super) fn to_peer(reason: Reason) -> CloseFrame {
     let (code, text) = match reason {
         R::ChiaWrongNetwork => (close_code::PROTOCOL_ERROR, "110"),
         R::ChiaNoHandshake | R::ChiaBadHandshake | R::ChiaTimeout => (close_code::PROTOCOL_ERROR, "-6"),
-        R::EnvelopeMalformed | R::UnknownMessage => (close_code::PROTOCOL_ERROR, "-4"),
-        R::ChiaSecondHandshake | R::NotForThisSender => (close_code::PROTOCOL_ERROR, "1"),
+        R::EnvelopeMalformed | R::UnknownMessage | R::WindowsUnexpected => (close_code::PROTOCOL_ERROR, "-4"),
+        R::ChiaSecondHandshake | R::NotForThisSender | R::BodyMalformed => (close_code::PROTOCOL_ERROR, "1"),
         R::WsUnmasked
         | R::WsReservedBits
         | R::WsOpcode

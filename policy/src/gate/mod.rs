@@ -6,13 +6,15 @@
 //! it passed: it is held whole, or, where the node asked for it, streams in fragments whose last one is withheld.
 //!
 //! [`Gate`] moves bytes between both TLS channels and the exchange above them (`exchange`), which knows the steps;
-//! `carry` knows how messages pass, `half` how a leg is seen to live, `farewell` what is said at the end.
+//! `carry` and `outward` know how messages pass, `half` how a leg is seen to live, `farewell` what is said at the end.
 
 mod carry;
 mod config;
+mod detour;
 mod exchange;
 mod farewell;
 mod half;
+mod outward;
 
 use core::fmt;
 use std::sync::Arc;
@@ -57,6 +59,7 @@ enum Timer {
     Step,
     Linger(Leg),
     Budget,
+    Turn,
     Slow,
     Ping(Leg),
     Pong(Leg),
@@ -96,15 +99,18 @@ impl Gate {
     pub fn tally(&self) -> Tally {
         let mut tally = self.exchange.tally;
         if let Some(inspector) = &self.exchange.inspector {
-            tally.unknown += inspector.unknown_total;
-            tally.odd += inspector.odd_total;
+            let odd = tally.noted.odd;
+            tally.noted = inspector.noted();
+            tally.noted.odd += odd;
         }
         tally
     }
 
     /// Bytes of message buffers that the session holds: zero while nothing is under way.
     pub fn buffered(&self) -> usize {
-        self.exchange.public.writer.memory() + self.exchange.private.writer.memory()
+        let exchange = &self.exchange;
+        let detours = exchange.inbound.memory() + exchange.outbound.memory();
+        exchange.public.writer.memory() + exchange.private.writer.memory() + detours
     }
 
     fn channel(&mut self, leg: Leg) -> Option<&mut Channel> {
@@ -208,6 +214,7 @@ impl Gate {
         let own = [
             (exchange.step_at(), Timer::Step),
             (exchange.inbound.retry_at(), Timer::Budget),
+            (exchange.forward_at(), Timer::Turn),
             (exchange.inbound.due(), Timer::Slow),
             (exchange.idle_at(), Timer::Idle),
         ];
@@ -220,6 +227,11 @@ impl Gate {
             Timer::Budget => {
                 self.exchange.inbound.retry(now, &self.exchange.config.budgets);
                 self.pump(now, Leg::Public, &mut []);
+            }
+            Timer::Turn => {
+                self.exchange.forward(now);
+                self.pump(now, Leg::Public, &mut []);
+                self.pump(now, Leg::Private, &mut []);
             }
             Timer::Slow => self.exchange.refuse(now, Reason::TooSlow),
             Timer::Ping(leg) => self.exchange.half_mut(leg).ping(now),
@@ -389,6 +401,10 @@ impl Session for Gate {
 
     fn verdict(&self) -> Option<Reason> {
         self.exchange.verdict
+    }
+
+    fn detail(&self) -> Option<&str> {
+        self.exchange.inspector.as_ref()?.detail()
     }
 }
 

@@ -9,6 +9,7 @@ mod random;
 
 pub use random::Random;
 
+use hedgerow_policy::chia::{Body, Fault, PLAIN_HEADER_BYTES, Schema, Scratches};
 use model::{Model, Shape};
 
 /// Draws bodies and changes them.
@@ -113,4 +114,25 @@ const TEXT: [char; 6] = ['a', '7', 'é', '\u{0}', '苗', '🌱'];
 
 fn number(value: u64, body: &mut Vec<u8>) {
     body.extend_from_slice(&(value as u32).to_be_bytes());
+}
+
+/// Judges the message in `data` whole and in several cuttings: all must agree, and the judgement is yielded. The bytes are
+/// those of a message without an id; what its envelope says of the length does not count.
+///
+/// # Panics
+/// If two judgements differ: this is for tests and the fuzz target.
+pub fn judge_consistently(data: &[u8]) -> Option<Result<(), Fault>> {
+    let (&kind, body) = (data.first()?, data.get(PLAIN_HEADER_BYTES..)?);
+    let (schema, scratches) = (Schema::embedded(), Scratches::new(1));
+    let judge = |size: usize| {
+        let mut judged = Body::of(&schema, kind, body.len() as u32)?;
+        let whole = judged.take(&schema, &scratches, &[]);
+        let mut pieces = body.chunks(size.max(1));
+        Some(whole.and_then(|()| pieces.try_for_each(|piece| judged.take(&schema, &scratches, piece))))
+    };
+    let whole = judge(body.len());
+    for size in [1, 2, 3, 7, 64, 1_400] {
+        assert_eq!(judge(size), whole, "type {kind} in pieces of {size}");
+    }
+    whole
 }

@@ -100,6 +100,11 @@ impl MessageType {
         !self.replies.is_empty()
     }
 
+    /// Whether it costs a node much: the types of which the third table allows two at a time.
+    pub fn is_expensive(&self) -> bool {
+        matches!(self.window_v3, Some(1..=2))
+    }
+
     /// Largest body in bytes by the widest of the tables; 0 if none names the type.
     pub fn largest(&self) -> u32 {
         let size = |limit: Option<Limit>| limit.map_or(0, |limit| limit.size);

@@ -6,7 +6,7 @@ use super::SchemaError;
 use super::file::{Field, Shape};
 
 /// How deep lists may stand in lists; the validator's stack has as many places.
-pub(crate) const NESTING_MAX: usize = 8;
+pub(crate) const NESTING_MAX: usize = 4;
 
 /// How deep types may stand in types. A type that contains itself ends here.
 const DEPTH_MAX: usize = 32;

@@ -59,7 +59,7 @@ fn a_bad_schema_is_refused_with_the_place() {
         (r#""set[str]""#, "message odd: in the type Odd: set[str]: neither list, optional nor tuple"),
         (
             r#""list[list[list[list[list[list[list[list[list[str]]]]]]]]]""#,
-            "message odd: in the type Odd: lists stand more than 8 deep",
+            "message odd: in the type Odd: lists stand more than 4 deep",
         ),
         (r#""list[Empty]""#, "message odd: in the type Odd: the type Empty is not defined"),
     ];

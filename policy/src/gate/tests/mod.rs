@@ -1,6 +1,7 @@
 //! The session as its host sees it: between a peer and a node that speak through rustls.
 
 mod interleaved;
+mod judged;
 mod passing;
 mod refusals;
 mod time;

@@ -336,8 +336,8 @@ fn messages_that_must_not_reach_the_node() {
         (vec![], Reason::EnvelopeMalformed, Closed(1002, "-4")),
         (message(wallets_own, 100), Reason::NotForThisSender, Closed(1002, "1")),
         (message(to_wallets, 100), Reason::NotForThisSender, Closed(1002, "1")),
-        (message(number::NEW_PEAK, 513), Reason::MessageTooLarge, Closed(1000, "")),
-        (message(number::REQUEST_PEERS, 101), Reason::MessageTooLarge, Closed(1000, "")),
+        (message(number::NEW_PEAK, 513), Reason::RateLimited, Closed(1000, "")),
+        (message(number::REQUEST_PEERS, 101), Reason::RateLimited, Closed(1000, "")),
         (message(200, 65_537), Reason::UnknownMessage, Closed(1002, "-4")),
     ];
     for (message, reason, told) in cases {
@@ -366,7 +366,7 @@ fn unknown_types_pass_within_limits() {
     world.wait(61);
     world.say(&unknown);
     assert_eq!(world.verdict(), None);
-    assert_eq!(world.gate.tally().unknown, 61);
+    assert_eq!(world.gate.tally().noted.unknown, 61);
 }
 
 #[test]

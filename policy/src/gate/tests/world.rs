@@ -14,7 +14,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use crate::chia::{Handshake, Message, NodeType, number};
+use crate::chia::{Alarm, Handshake, Message, NodeType, Schema, Standard, number};
 use crate::gate::{Budgets, Config, Gate};
 use crate::identity::Fleet;
 use crate::session::{Close, DialFailure, Done, End, Instant, Leg, PeerId, Request, Session, Standing};
@@ -25,6 +25,7 @@ use crate::websocket::{
     CloseFrame, Limits, Opcode, Piece, Reader, Role, ServerUpgrade, encode_frame, upgrade_request,
 };
 
+const PROTOCOL: &str = include_str!("../../../schema/protocol.json");
 pub(super) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub(super) const MASK: [u8; 4] = [1, 2, 3, 4];
 
@@ -49,8 +50,25 @@ static SHARED: LazyLock<Shared> = LazyLock::new(|| {
     }
 });
 
+/// With a standard that knows types and limits but no bodies, pairs nothing, and is older than the node: what is under test is how messages pass.
+/// The true one is [`judging`].
 pub(super) fn config() -> Config {
-    Config { budgets: Budgets::default(), ..SHARED.config.clone() }
+    static LENIENT: LazyLock<Arc<Schema>> = LazyLock::new(|| {
+        let mut schema: serde_json::Value = serde_json::from_str(PROTOCOL).expect("JSON");
+        schema["chia_blockchain"] = "1.0.0".into();
+        for message in schema["messages"].as_array_mut().expect("messages") {
+            message["body"] = serde_json::Value::Null;
+            message["push"] = "always".into();
+        }
+        Arc::new(Schema::parse(&schema.to_string()).expect("a schema"))
+    });
+    let standard = Standard { schema: LENIENT.clone(), ..Standard::default() };
+    Config { standard, ..judging() }
+}
+
+/// As sessions are judged.
+pub(super) fn judging() -> Config {
+    Config { budgets: Budgets::default(), standard: Standard::default(), ..SHARED.config.clone() }
 }
 
 pub(super) fn peer_id() -> PeerId {
@@ -284,12 +302,15 @@ pub(super) struct World {
     pub(super) peer: Side,
     pub(super) node: Option<Side>,
     pub(super) dials: Dials,
-    /// Whether the node answers the upgrade and the handshake by itself.
+    /// Whether the node answers the upgrade and the handshake by itself, and with what.
     pub(super) node_greets: bool,
+    pub(super) node_greeting: Vec<u8>,
     pub(super) dialled: Vec<Option<PeerId>>,
     pub(super) standings: Vec<Standing>,
     /// Identities that the node was reported to have.
     pub(super) node_ids: Vec<PeerId>,
+    /// What the host was told although nothing was refused.
+    pub(super) alarms: Vec<Alarm>,
     /// Largest piece in which bytes move between host and session.
     pub(super) chunk: usize,
     /// A byte of what the peer sends below TLS, counted from now, and what is added to it.
@@ -329,9 +350,11 @@ impl World {
             node: None,
             dials: Dials::Succeed,
             node_greets: true,
+            node_greeting: greeting(),
             dialled: Vec::new(),
             standings: Vec::new(),
             node_ids: Vec::new(),
+            alarms: Vec::new(),
             chunk: usize::MAX,
             corrupts: None,
             to_gate: [Vec::new(), Vec::new()],
@@ -342,6 +365,22 @@ impl World {
         let mut config = config();
         change(&mut config);
         World::with(config, Some(&SHARED.peer))
+    }
+
+    /// A session that is judged as in life, in which messages pass.
+    pub(super) fn judged() -> World {
+        World::with(judging(), Some(&SHARED.peer)).opened()
+    }
+
+    /// The same with other handshakes.
+    pub(super) fn between(peer: &Handshake, node: &Handshake) -> World {
+        let mut world = World::with(judging(), Some(&SHARED.peer));
+        world.node_greeting = node.message().encode();
+        world.run();
+        world.say(&upgrade());
+        world.say(&binary(&peer.message().encode()));
+        assert!(world.gate.is_open(), "{:?}", world.gate);
+        world
     }
 
     /// A session in which TLS is done.
@@ -454,6 +493,7 @@ impl World {
                 }
                 Request::Standing(standing) => self.standings.push(standing),
                 Request::Node(id) => self.node_ids.push(id),
+                Request::Alarm(alarm) => self.alarms.push(alarm),
                 Request::Dial { peer } => {
                     self.dialled.push(peer);
                     match self.dials {
@@ -534,7 +574,7 @@ impl World {
         let greeted = node.http.contains("greeted");
         if !greeted && node.messages.first().is_some_and(|first| first.first() == Some(&number::HANDSHAKE)) {
             node.http.push_str("greeted");
-            node.write(&encode_frame(true, Opcode::Binary, None, &greeting()));
+            node.write(&encode_frame(true, Opcode::Binary, None, &self.node_greeting));
         }
     }
 
