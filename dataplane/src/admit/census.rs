@@ -42,7 +42,7 @@ pub(super) fn prefix(address: Address, level: usize) -> Address {
     address.prefix(LENGTHS[usize::from(!address.is_v4())][level])
 }
 
-/// The counts. See the [module](self).
+/// The counts.
 pub struct Census {
     key: SipKey,
     shards: u32,

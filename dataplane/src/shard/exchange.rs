@@ -52,7 +52,7 @@ impl ExchangeConfig {
 /// Called with a shard's number after something was put into its inbox.
 pub type Wake = Box<dyn Fn(u16) + Send + Sync>;
 
-/// What the shards share. See the [module](self).
+/// What the shards share.
 pub struct Exchange {
     seed: [u8; 32],
     directory: Directory,

@@ -48,7 +48,7 @@ impl<N: Copy + Ord> Ranges<N> {
     }
 }
 
-/// A set of prefixes. See the [module](self).
+/// A set of prefixes.
 #[derive(Clone, Debug)]
 pub struct PrefixSet {
     prefixes: Vec<Prefix>,
