@@ -13,7 +13,7 @@ use hedgerow_dataplane::link::{self, LinkConfig};
 use hedgerow_dataplane::screen::{Master, ScreenConfig};
 use hedgerow_dataplane::shard::{self, Accept, Exchange, ShardIndex, ShardLink, Target};
 use hedgerow_dataplane::tcp::{self, EngineConfig};
-use hedgerow_dataplane::wire::LinkId;
+use hedgerow_dataplane::wire::{LinkId, Prefix, PrefixSet};
 use hedgerow_policy::chia::{NodeType, NodeTypes, Schema, Standard};
 use hedgerow_policy::gate;
 use hedgerow_policy::identity::Fleet;
@@ -117,7 +117,15 @@ pub fn core(
                 handshakes_in_flight: limits.handshakes_in_flight.div_ceil(shards),
                 handshake_longest: limits.handshake_timeout,
                 handshake_shortest: limits.handshake_timeout.min(Duration::from_secs(3)),
-                ..admit::Limits::default()
+                per_listener: u32::try_from(
+                    limits.flows as u64 * u64::from(limits.per_listener_percent) / 100,
+                )
+                .unwrap_or(u32::MAX),
+                source_per_minute: limits.source_per_minute,
+                prefix_per_minute: limits.prefix_per_minute,
+                sessions_per_second: limits.sessions_per_second,
+                friends_percent: limits.friends_percent,
+                known_percent: limits.known_percent,
             },
             engine: EngineConfig {
                 flows: flows(config, place.shards),
@@ -180,6 +188,30 @@ fn listener(listener: &Listener) -> shard::Listener {
             Protocol::Tcp => Accept::Handshake,
         },
     }
+}
+
+/// From where friends come.
+pub fn friends(config: &Config) -> Arc<PrefixSet> {
+    Arc::new(config.limits.friends.iter().map(network).collect())
+}
+
+/// What no ban may concern, by the names that the configuration has for it.
+pub fn protected(config: &Config) -> Vec<(Prefix, String)> {
+    let own = |port: &Port| {
+        let addresses = port.addresses.iter().map(|own| own.address);
+        let own: Vec<IpAddr> = addresses.chain(port.gateways.iter().copied()).collect();
+        let name = format!("port.{}", port.name);
+        own.into_iter().map(move |ip| (Prefix::host(ip.into()), name.clone()))
+    };
+    let nodes = config.pools.iter().flat_map(|pool| &pool.nodes);
+    let nodes = nodes.map(|node| (Prefix::host(node.address.ip().into()), format!("the node {}", node.name)));
+    let friends = config.limits.friends.iter().map(|net| (network(net), "a friend".to_owned()));
+    let never = config.bans.never.iter().map(|net| (network(net), "`bans.never`".to_owned()));
+    config.ports.iter().flat_map(own).chain(nodes).chain(friends).chain(never).collect()
+}
+
+fn network(net: &ipnet::IpNet) -> Prefix {
+    Prefix::of(net.addr().into(), net.prefix_len())
 }
 
 fn pool(pool: &Pool) -> PoolConfig {

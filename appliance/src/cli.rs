@@ -17,7 +17,7 @@ use crate::config::units::NodeId;
 use crate::config::{Config, LoadError};
 use crate::identity::Secret;
 use crate::management::{self, Request, Response};
-use crate::{check, explain, run};
+use crate::{bans, check, explain, run};
 
 #[derive(Parser)]
 #[command(
@@ -58,6 +58,9 @@ enum Command {
     /// Show the last session events of a running appliance: who was connected to which node, who was closed and why
     #[command(after_help = "Example:\n  hedgerow events --json | jq 'select(.event == \"closed\")'")]
     Events(ClientArgs),
+    /// Show, set and lift bans of a running appliance
+    #[command(subcommand)]
+    Bans(bans::cli::BansCommand),
     /// Explain the reasons for which frames, flows and sessions are refused
     #[command(after_help = "Examples:\n  hedgerow explain bad_cookie\n  hedgerow explain --all")]
     Explain {
@@ -110,13 +113,13 @@ enum LogFormat {
 }
 
 #[derive(Args)]
-struct ClientArgs {
+pub(crate) struct ClientArgs {
     /// The appliance's control socket
     #[arg(long, value_name = "PATH", default_value = "/run/hedgerow.sock")]
-    socket: PathBuf,
+    pub(crate) socket: PathBuf,
     /// As JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 #[cfg(feature = "lab")]
@@ -172,6 +175,7 @@ pub fn main() -> ExitCode {
         Command::Check { files } => check_files(&files),
         Command::Status(args) => status(&args),
         Command::Events(args) => events(&args),
+        Command::Bans(command) => bans::cli::run(&command),
         Command::Explain { reason, all: _, markdown } => explain_reason(reason.as_deref(), markdown),
         #[cfg(feature = "lab")]
         Command::Lab(args) => lab(&args),
@@ -191,7 +195,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Prints to standard output; a reader that went away (`| head`) is no error.
-fn print(text: &str) -> Result<(), String> {
+pub(crate) fn print(text: &str) -> Result<(), String> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
@@ -199,7 +203,7 @@ fn print(text: &str) -> Result<(), String> {
     }
 }
 
-fn json<T: serde::Serialize>(value: &T) -> Result<String, String> {
+pub(crate) fn json<T: serde::Serialize>(value: &T) -> Result<String, String> {
     serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|error| error.to_string())
 }
 
@@ -258,9 +262,10 @@ fn indent(text: &str) -> String {
 }
 
 /// Asks a running appliance, and says what to do where there is none.
-fn ask(args: &ClientArgs, request: &Request) -> Result<Response, String> {
-    let socket = args.socket.display();
-    match management::ask(&args.socket, request) {
+pub(crate) fn ask(socket: &Path, request: &Request) -> Result<Response, String> {
+    let answer = management::ask(socket, request);
+    let socket = socket.display();
+    match answer {
         Ok(Response::Error(error)) => Err(error),
         Ok(response) => Ok(response),
         Err(error) => Err(match error.kind() {
@@ -278,7 +283,7 @@ fn ask(args: &ClientArgs, request: &Request) -> Result<Response, String> {
 }
 
 fn status(args: &ClientArgs) -> Result<(), String> {
-    match ask(args, &Request::Status)? {
+    match ask(&args.socket, &Request::Status)? {
         Response::Status(status) if args.json => print(&json(&status)?),
         Response::Status(status) => print(&status.to_string()),
         _ => Err("the appliance gave another answer than was asked for".to_owned()),
@@ -286,7 +291,7 @@ fn status(args: &ClientArgs) -> Result<(), String> {
 }
 
 fn events(args: &ClientArgs) -> Result<(), String> {
-    let Response::Events(events) = ask(args, &Request::Events)? else {
+    let Response::Events(events) = ask(&args.socket, &Request::Events)? else {
         return Err("the appliance gave another answer than was asked for".to_owned());
     };
     for event in events {

@@ -42,6 +42,8 @@ pub struct Config {
     pub limits: Limits,
     /// What messages are judged by.
     pub messages: Messages,
+    /// Who is refused, and who never is.
+    pub bans: Bans,
 }
 
 /// How far verdicts are enforced.
@@ -317,6 +319,20 @@ pub struct Limits {
     pub v6_64: u32,
     /// Connections from one IPv6 /48.
     pub v6_48: u32,
+    /// Percentage of all connections that the peers of one listener may hold.
+    pub per_listener_percent: u32,
+    /// Sessions that one IPv4 address or IPv6 /64 may begin in a minute; zero: any number.
+    pub source_per_minute: u32,
+    /// Sessions that one IPv4 /24 or IPv6 /48 may begin in a minute; zero: any number.
+    pub prefix_per_minute: u32,
+    /// Sessions that may begin in a second; zero: any number.
+    pub sessions_per_second: u32,
+    /// From where friends come: no quota, eviction or ban concerns them.
+    pub friends: Vec<ipnet::IpNet>,
+    /// Percentage of all connections that only friends may take.
+    pub friends_percent: u32,
+    /// Percentage of all connections that only friends and peers with a record may take.
+    pub known_percent: u32,
     /// Connections whose TLS handshake is not finished.
     pub handshakes_in_flight: u32,
     /// How long a handshake may take while there is room; shrinks as the table fills.
@@ -368,12 +384,52 @@ impl Default for Limits {
             per_16_percent: 12,
             v6_64: 4,
             v6_48: 16,
+            per_listener_percent: 100,
+            source_per_minute: 0,
+            prefix_per_minute: 0,
+            sessions_per_second: 0,
+            friends: Vec::new(),
+            friends_percent: 2,
+            known_percent: 10,
             handshakes_in_flight: 256,
             handshake_timeout: Duration::from_secs(15),
             buffer_memory: 256 << 20,
             message_memory: 128 << 20,
             work_queue: 1_024,
             events: 1_024,
+        }
+    }
+}
+
+/// Who is refused, and who never is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bans {
+    /// Where bans are kept across restarts; without it they end with the process.
+    pub file: Option<PathBuf>,
+    /// The policy bans addresses for what peers did after their handshake.
+    pub policy: bool,
+    /// Connections of an address end when it is banned.
+    pub close: bool,
+    /// What is never banned, besides nodes, friends and our own addresses and gateways.
+    pub never: Vec<ipnet::IpNet>,
+    /// How long a first offence is banned.
+    pub first: Duration,
+    /// How long the policy bans at most.
+    pub longest: Duration,
+    /// Bans at one time.
+    pub most: usize,
+}
+
+impl Default for Bans {
+    fn default() -> Self {
+        Bans {
+            file: None,
+            policy: false,
+            close: true,
+            never: Vec::new(),
+            first: Duration::from_secs(600),
+            longest: Duration::from_secs(86_400),
+            most: 100_000,
         }
     }
 }

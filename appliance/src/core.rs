@@ -4,6 +4,7 @@
 //! `hedgerow run` steps it over real devices, the lab and the tests over memory. A step polls the ports, tells the
 //! sessions what happened, moves bytes between flows and sessions, runs at most one cryptographic step, and sends.
 
+mod conduct;
 mod dial;
 mod guard;
 mod pump;
@@ -30,6 +31,7 @@ use crate::commons::Commons;
 use crate::pool::{PoolConfig, Ticket};
 use crate::pulse::{Phase, Pulse};
 use crate::workers::Desk;
+use conduct::Enforced;
 use guard::Guarded;
 pub(crate) use guard::{discard, run as run_guarded};
 use seats::{Dial, LegState, Seat, Seats};
@@ -170,6 +172,8 @@ pub struct Core<P> {
     /// Threads that run the steps of work; `None`: this one does.
     desk: Option<Desk>,
     pulse: Arc<Pulse>,
+    /// Who is refused; `None`: nobody.
+    bans: Option<Enforced>,
     /// It takes no new connections.
     stopping: bool,
     ended: verdict::Counters,
@@ -217,6 +221,7 @@ impl<P: Port> Core<P> {
                 .collect(),
             work: WorkQueue::new(config.work_queue),
             desk: None,
+            bans: None,
             pulse: Arc::default(),
             stopping: false,
             ended: verdict::Counters::default(),
@@ -253,6 +258,7 @@ impl<P: Port> Core<P> {
     /// One turn of the loop: receives, decides, sends. `unix_ms` is the time of day in milliseconds since the epoch.
     pub fn step(&mut self, now: Instant, unix_ms: u64) -> Result<Progress, PortFault> {
         self.tell_utc(now, unix_ms);
+        self.take_bans();
         self.pulse.enter(Phase::Receiving);
         let known = self.receive(now, Lane::Known)? + self.receive_handed(now)?;
         let received = known + self.receive(now, Lane::Stranger)?;

@@ -1,4 +1,4 @@
-//! Session events on their way out: a bounded ring for the socket and, where configured, a file of JSON lines.
+//! Events of sessions and bans on their way out: a bounded ring for the socket and, where configured, a file of JSON lines.
 //!
 //! The shards hand events over through a bounded queue and never wait; a thread of its own writes them.
 
@@ -7,27 +7,30 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use serde::{Deserialize, Serialize};
 
+use crate::bans::{Change, Origin, text};
 use crate::config::Config;
 use crate::core::{Happened, SessionEvent};
 
-/// A session event as it is written.
+/// An event as it is written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EventLine {
     /// Milliseconds since the Unix epoch.
     pub unix_ms: u64,
-    /// `dialled`, `alarm` or `closed`.
+    /// `dialled`, `alarm`, `closed`, `ban_set` or `ban_lifted`.
     pub event: String,
-    /// The session's number in this run.
+    /// The session's number in this run; none for a ban.
+    #[serde(default, skip_serializing_if = "is_none")]
     pub session: u64,
-    /// The listener's name.
+    /// The listener's name; none for a ban.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub listener: String,
-    /// The peer's address and port.
+    /// The peer's address and port; for a ban its prefix.
     pub peer: String,
     /// The peer's identity, where it showed one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,6 +56,16 @@ pub struct EventLine {
     /// Bytes from the node, encrypted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_from_node: Option<u64>,
+    /// Who set a ban.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// When a ban ends, in seconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+}
+
+fn is_none(number: &u64) -> bool {
+    *number == 0
 }
 
 impl EventLine {
@@ -72,6 +85,8 @@ impl EventLine {
             seconds: None,
             bytes_from_peer: None,
             bytes_from_node: None,
+            origin: None,
+            until: None,
         };
         match &event.what {
             &Happened::Dialled { pool, node } => {
@@ -94,6 +109,31 @@ impl EventLine {
             }
         }
         line
+    }
+
+    /// A ban that was set or lifted.
+    pub fn ban(unix_ms: u64, change: &Change) -> EventLine {
+        let (event, ban) = match change {
+            Change::Set(ban) => ("ban_set", ban),
+            Change::Lifted(ban) => ("ban_lifted", ban),
+        };
+        EventLine {
+            unix_ms,
+            event: event.to_owned(),
+            session: 0,
+            listener: String::new(),
+            peer: ban.prefix.to_string(),
+            id: None,
+            node: None,
+            reason: Some(ban.reason.clone()).filter(|reason| !reason.is_empty()),
+            detail: None,
+            flow_reason: None,
+            seconds: None,
+            bytes_from_peer: None,
+            bytes_from_node: None,
+            origin: Some(ban.origin),
+            until: ban.until,
+        }
     }
 }
 
@@ -119,7 +159,7 @@ impl Recent {
 /// Where events end: the ring for the socket, and the file.
 #[derive(Debug)]
 pub struct EventSink {
-    queue: Option<Sender<EventLine>>,
+    queue: Option<Arc<Sender<EventLine>>>,
     writer: Option<JoinHandle<()>>,
     recent: Recent,
 }
@@ -143,6 +183,19 @@ impl Feed {
     }
 }
 
+/// A way to the sink that ends with it.
+#[derive(Debug)]
+pub struct Herald(Weak<Sender<EventLine>>);
+
+impl Herald {
+    /// Hands an event over; never waits. Where nobody keeps up it is lost: what it told can be looked up.
+    pub fn tell(&self, line: EventLine) {
+        if let Some(queue) = self.0.upgrade() {
+            let _ = queue.try_send(line);
+        }
+    }
+}
+
 impl EventSink {
     /// Opens the event file, if there is one, and starts the writer. Keeps `room` events in memory.
     pub fn open(file: Option<&Path>, room: usize) -> std::io::Result<EventSink> {
@@ -154,12 +207,17 @@ impl EventSink {
         let writer = std::thread::Builder::new()
             .name("events".into())
             .spawn(move || write(&events, file, &shared, room))?;
-        Ok(EventSink { queue: Some(queue), writer: Some(writer), recent })
+        Ok(EventSink { queue: Some(Arc::new(queue)), writer: Some(writer), recent })
     }
 
     /// A way for one more shard. The sink waits at its end until all of them are gone.
     pub fn feed(&self) -> Feed {
-        Feed { queue: self.queue.clone(), lost: 0 }
+        Feed { queue: self.queue.as_deref().cloned(), lost: 0 }
+    }
+
+    /// A way for those who outlive the shards: the sink does not wait for it.
+    pub fn herald(&self) -> Herald {
+        Herald(self.queue.as_ref().map(Arc::downgrade).unwrap_or_default())
     }
 
     /// The last events.
@@ -202,6 +260,9 @@ fn write(events: &Receiver<EventLine>, mut file: Option<File>, recent: &Recent, 
 impl std::fmt::Display for EventLine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{:03}", self.unix_ms / 1_000, self.unix_ms % 1_000)?;
+        if let Some(origin) = self.origin {
+            return self.write_ban(f, origin);
+        }
         write!(f, " session {} {} from {} at {}", self.session, self.event, self.peer, self.listener)?;
         if let Some(node) = &self.node {
             write!(f, " to {node}")?;
@@ -219,5 +280,19 @@ impl std::fmt::Display for EventLine {
             write!(f, " after {seconds:.1} s")?;
         }
         Ok(())
+    }
+}
+
+impl EventLine {
+    fn write_ban(&self, f: &mut std::fmt::Formatter<'_>, origin: Origin) -> std::fmt::Result {
+        let what = if self.event == "ban_set" { "banned" } else { "no longer banned" };
+        write!(f, " {} {what} ({origin})", self.peer)?;
+        if let Some(reason) = &self.reason {
+            write!(f, ": {reason}")?;
+        }
+        match self.until.filter(|_| self.event == "ban_set") {
+            Some(until) => write!(f, ", until {}", text::time(until)),
+            None => Ok(()),
+        }
     }
 }

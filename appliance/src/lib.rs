@@ -5,8 +5,10 @@
 //! - [`core`]: one core's loop, without I/O of its own.
 //! - [`pool`]: nodes, their turns and their pace.
 //! - [`commons`]: what all cores share.
+//! - [`bans`]: who is refused, why and how long.
 
 pub mod assemble;
+pub mod bans;
 pub mod bell;
 pub mod check;
 pub mod cli;

@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hedgerow_dataplane::wire::Prefix;
 use rustix::fs::Mode;
 use rustix::process::umask;
 use serde::{Deserialize, Serialize};
 
+use crate::bans::{Ban, Bans, Book, Origin, text};
 use crate::control::Control;
 use crate::events::{EventLine, Recent};
 use crate::status::Status;
@@ -21,7 +23,7 @@ use crate::status::Status;
 /// How long either side of the socket waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest request, in bytes.
-const REQUEST_MAX: u64 = 4_096;
+const REQUEST_MAX: u64 = 1 << 20;
 /// Clients that are served at one time.
 const CLIENTS: usize = 8;
 /// How long to wait before the next client where one could not be taken.
@@ -35,6 +37,26 @@ pub enum Request {
     Status,
     /// The last session events.
     Events,
+    /// The bans in force.
+    Bans,
+    /// Sets bans: all that are allowed.
+    Ban {
+        /// Lines as [`text::read`] reads them.
+        list: String,
+        /// Where a line says none: why.
+        #[serde(default)]
+        reason: String,
+        /// Where a line says nothing: for how many seconds.
+        #[serde(default)]
+        seconds: Option<u64>,
+        /// Who wants them.
+        origin: Origin,
+    },
+    /// Lifts bans.
+    Lift {
+        /// These; without any, all.
+        prefixes: Vec<String>,
+    },
 }
 
 /// What it is told.
@@ -45,8 +67,21 @@ pub enum Response {
     Status(Box<Status>),
     /// To [`Request::Events`].
     Events(Vec<EventLine>),
+    /// To [`Request::Bans`]; to [`Request::Lift`] those that were lifted.
+    Bans(Vec<Ban>),
+    /// To [`Request::Ban`].
+    Banned(Banned),
     /// It could not be done.
     Error(String),
+}
+
+/// What became of bans that were to be set.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Banned {
+    /// Those that were set, or set anew.
+    pub set: usize,
+    /// Those that were refused: the number of their line, and why.
+    pub refused: Vec<(usize, String)>,
 }
 
 /// The listening socket; its file goes with it.
@@ -63,7 +98,8 @@ impl Drop for Socket {
 }
 
 /// Opens the socket, for its owner alone, and answers requests until the process ends.
-pub fn serve(path: &Path, control: Control, recent: Recent) -> io::Result<Socket> {
+pub fn serve(path: &Path, control: Control, recent: Recent, bans: Arc<Bans>) -> io::Result<Socket> {
+    let desk = Desk { control, recent, bans };
     clear_stale(path)?;
     // The mask makes the file its owner's from the first moment on.
     let mask = umask(Mode::from_raw_mode(0o177));
@@ -77,7 +113,7 @@ pub fn serve(path: &Path, control: Control, recent: Recent) -> io::Result<Socket
         for stream in listener.incoming() {
             let served = match stream {
                 Ok(stream) if Arc::strong_count(&clients) > CLIENTS => say(&stream, &full()),
-                Ok(stream) => attend(stream, clients.clone(), control.clone(), recent.clone()),
+                Ok(stream) => attend(stream, clients.clone(), desk.clone()),
                 Err(error) => Err(error),
             };
             if let Err(error) = served {
@@ -89,15 +125,82 @@ pub fn serve(path: &Path, control: Control, recent: Recent) -> io::Result<Socket
     Ok(socket)
 }
 
+/// Where requests are answered.
+#[derive(Debug, Clone)]
+struct Desk {
+    control: Control,
+    recent: Recent,
+    bans: Arc<Bans>,
+}
+
+impl Desk {
+    fn respond(&self, request: Request) -> Response {
+        match request {
+            Request::Status => {
+                let mut status = self.control.status();
+                status.bans = self.bans.status();
+                Response::Status(Box::new(status))
+            }
+            Request::Events => Response::Events(self.recent.lines()),
+            Request::Bans => Response::Bans(self.bans.all()),
+            Request::Ban { list, reason, seconds, origin } => self.ban(&list, &reason, seconds, origin),
+            Request::Lift { prefixes } => self.lift(&prefixes),
+        }
+    }
+
+    fn ban(&self, list: &str, reason: &str, seconds: Option<u64>, origin: Origin) -> Response {
+        let set = |book: &mut Book, now: u64| {
+            let (lines, bad) = text::read(list, now);
+            let mut banned = Banned::default();
+            banned.refused.extend(bad.into_iter().map(|bad| (bad.number, bad.problem)));
+            for line in lines {
+                let reason = if line.reason.is_empty() { reason.to_owned() } else { line.reason };
+                let until = line.until.or(seconds.map(|seconds| now.saturating_add(seconds)));
+                let ban = Ban { prefix: line.prefix, reason, origin, since: now, until, hits: 0 };
+                match book.set(now, ban) {
+                    Ok(()) => banned.set += 1,
+                    Err(refusal) => banned.refused.push((line.number, refusal.to_string())),
+                }
+            }
+            banned.refused.sort();
+            banned
+        };
+        self.changed(self.bans.change(set).map(Response::Banned))
+    }
+
+    fn lift(&self, prefixes: &[String]) -> Response {
+        let parsed: Result<Vec<Prefix>, String> =
+            prefixes.iter().map(|text| text.parse::<Prefix>().map_err(|error| error.to_string())).collect();
+        let wanted = match parsed {
+            Ok(wanted) => wanted,
+            Err(problem) => return Response::Error(problem),
+        };
+        let lift = |book: &mut Book, _: u64| {
+            let all = || book.bans().map(|ban| ban.prefix).collect();
+            let wanted = if wanted.is_empty() { all() } else { wanted };
+            Response::Bans(wanted.into_iter().filter_map(|prefix| book.lift(prefix)).collect())
+        };
+        self.changed(self.bans.change(lift))
+    }
+
+    fn changed(&self, result: io::Result<Response>) -> Response {
+        result.unwrap_or_else(|error| {
+            Response::Error(format!(
+                "it holds until the process ends, but the ban file cannot be written: {error}"
+            ))
+        })
+    }
+}
+
 fn full() -> Response {
     Response::Error(format!("{CLIENTS} clients are served at one time: try again"))
 }
 
 /// Serves a client on a thread of its own, so that one that is slow keeps nobody waiting.
-fn attend(stream: UnixStream, place: Arc<()>, control: Control, recent: Recent) -> io::Result<()> {
+fn attend(stream: UnixStream, place: Arc<()>, desk: Desk) -> io::Result<()> {
     let serve = move || {
         let _place = place;
-        if let Err(error) = answer(&stream, &control, &recent) {
+        if let Err(error) = answer(&stream, &desk) {
             tracing::debug!(%error, "a client of the control socket went away");
         }
     };
@@ -125,7 +228,7 @@ fn clear_stale(path: &Path) -> io::Result<()> {
 }
 
 /// Serves one client: as many requests as it has, one after the other, with time limits.
-fn answer(stream: &UnixStream, control: &Control, recent: &Recent) -> io::Result<()> {
+fn answer(stream: &UnixStream, desk: &Desk) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream);
@@ -138,8 +241,7 @@ fn answer(stream: &UnixStream, control: &Control, recent: &Recent) -> io::Result
             return say(stream, &Response::Error(format!("a request is longer than {REQUEST_MAX} bytes")));
         }
         let response = match serde_json::from_str(&line) {
-            Ok(Request::Status) => Response::Status(Box::new(control.status())),
-            Ok(Request::Events) => Response::Events(recent.lines()),
+            Ok(request) => desk.respond(request),
             Err(error) => Response::Error(format!("not a request: {error}")),
         };
         say(stream, &response)?;

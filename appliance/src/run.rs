@@ -24,11 +24,12 @@ use hedgerow_policy::tls::{Clock, Settings};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::assemble::{self, Place};
+use crate::bans::{self, Bans};
 use crate::bell::Bell;
 use crate::commons::Commons;
 use crate::config::Config;
 use crate::control::{self, Commands, Control, Line};
-use crate::events::{EventSink, Feed};
+use crate::events::{EventLine, EventSink, Feed};
 use crate::identity::{Secret, random};
 use crate::management;
 use crate::workers::{Desk, Workers};
@@ -61,14 +62,16 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let events = config.management.events.as_deref();
     let sink = EventSink::open(events, config.limits.events)
         .map_err(|e| RunError::Events(events.unwrap_or("events".as_ref()).to_owned(), e))?;
+    let bans = open_bans(&config, ports.len() as u16, &sink)?;
     let path = config.management.socket.clone();
-    let _socket =
-        management::serve(&path, control.clone(), sink.recent()).map_err(|e| RunError::Socket(path, e))?;
+    let _socket = management::serve(&path, control.clone(), sink.recent(), bans.clone())
+        .map_err(|e| RunError::Socket(path, e))?;
     stop_on_signals(control.clone()).map_err(|e| RunError::System("signals", e))?;
     let (_workers, desks) =
         Workers::start(config.cores.workers, &bells).map_err(|e| RunError::System("worker threads", e))?;
 
-    let shards = prepare(&config, &secret, &bells, ports, desks)?;
+    let shards = prepare(&config, &secret, &bells, &bans, ports, desks)?;
+    drop(bans);
     let (ended, ends) = unbounded();
     for (((parts, commands), number), core) in shards.into_iter().zip(commands).zip(0..).zip(cores) {
         start(number, parts, commands, sink.feed(), core, ended.clone())?;
@@ -82,6 +85,29 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let result = wait(&control, &ends, kept);
     tracing::info!("stopped");
     result
+}
+
+/// Takes up the bans that were kept; each that is set or lifted is an event.
+fn open_bans(config: &Config, shards: u16, sink: &EventSink) -> Result<Arc<Bans>, RunError> {
+    let seconds = |duration: Duration| duration.as_secs();
+    let rules = bans::Rules {
+        protected: assemble::protected(config),
+        most: config.bans.most,
+        policy: config.bans.policy,
+        first: seconds(config.bans.first),
+        longest: seconds(config.bans.longest),
+    };
+    let herald = sink.herald();
+    let setup = bans::Setup {
+        rules,
+        file: config.bans.file.clone(),
+        close: config.bans.close,
+        shards,
+        tell: Box::new(move |change| herald.tell(EventLine::ban(unix_now().as_millis() as u64, change))),
+        clock: || unix_now().as_secs(),
+    };
+    let file = config.bans.file.clone().unwrap_or_else(|| "bans".into());
+    Bans::open(setup).map_err(|e| RunError::Bans(file, e))
 }
 
 /// Starts a shard's thread, which sends how it ended.
@@ -154,6 +180,7 @@ fn prepare(
     config: &Arc<Config>,
     secret: &Secret,
     bells: &[Arc<Bell>],
+    bans: &Arc<Bans>,
     ports: Vec<Vec<Device>>,
     desks: Vec<Desk>,
 ) -> Result<Vec<Parts>, RunError> {
@@ -202,6 +229,7 @@ fn prepare(
             masks: u64::from_be_bytes(*randomness()?.first_chunk().unwrap_or(&[0; 8])),
             watch: watch.clone(),
             clock: clock.clone(),
+            bans: bans.clone(),
         });
     }
     Ok(shards)

@@ -9,6 +9,7 @@ use hedgerow_dataplane::frame::{Abilities, Port, PortStatistics};
 use hedgerow_dataplane::wire::{Address, LinkId};
 use serde::{Deserialize, Serialize};
 
+use crate::bans::BansStatus;
 use crate::config::{Config, Mode, Poll, Protocol};
 use crate::core::{Core, CoreStatistics};
 use crate::pulse::Pulse;
@@ -39,6 +40,10 @@ pub struct Status {
     pub passed: PassedStatus,
     /// The pools and their nodes.
     pub pools: Vec<PoolStatus>,
+    /// Who holds the flows, and who had to go.
+    pub admission: AdmissionStatus,
+    /// Who is refused.
+    pub bans: BansStatus,
     /// Frames by number.
     pub frames: Frames,
     /// The shards, each by itself; everything else is their sum.
@@ -219,6 +224,35 @@ pub struct NodeStatus {
     pub cooling: bool,
 }
 
+/// Who holds the flows, and who had to go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdmissionStatus {
+    /// Flows whose TLS handshake is not finished.
+    pub handshakes: usize,
+    /// At most.
+    pub handshakes_limit: u32,
+    /// Flows whose peer has finished it and is no friend.
+    pub settled: usize,
+    /// Those of them that nobody displaces because of their age.
+    pub long_lived: usize,
+    /// Those of them that nobody displaces because of what they brought.
+    pub useful: usize,
+    /// Evicted before their handshake was finished, from the fullest prefix.
+    pub evicted: u64,
+    /// Displaced after it, or turned away for others, by the rule for full slots.
+    pub outranked: u64,
+    /// Handshakes that were not finished in time.
+    pub expired: u64,
+    /// Refused because their source held what it may.
+    pub source_quota: u64,
+    /// Refused because their prefix held what it may.
+    pub prefix_quota: u64,
+    /// Refused because the listener's peers held what they may.
+    pub listener_quota: u64,
+    /// Refused because too many sessions had just begun.
+    pub session_rate: u64,
+}
+
 /// Frames.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Frames {
@@ -353,6 +387,8 @@ impl Status {
             },
             passed: passed.into(),
             pools: pools(config, &sum.pools),
+            admission: admission(config, shard),
+            bans: BansStatus::default(),
             frames: Frames {
                 received: shard.frames_in,
                 sent: shard.frames_out,
@@ -400,6 +436,24 @@ impl ShardStatus {
             buffers: core.shard.buffer_bytes,
             work_waiting: core.work.waiting,
         }
+    }
+}
+
+fn admission(config: &Config, shard: &hedgerow_dataplane::shard::Statistics) -> AdmissionStatus {
+    use hedgerow_dataplane::Reason;
+    AdmissionStatus {
+        handshakes: shard.strangers,
+        handshakes_limit: config.limits.handshakes_in_flight,
+        settled: shard.settled,
+        long_lived: shard.long_lived,
+        useful: shard.useful,
+        evicted: shard.reasons[Reason::Evicted],
+        outranked: shard.reasons[Reason::Outranked],
+        expired: shard.reasons[Reason::HandshakeTimeout],
+        source_quota: shard.reasons[Reason::SourceQuota],
+        prefix_quota: shard.reasons[Reason::PrefixQuota],
+        listener_quota: shard.reasons[Reason::ListenerQuota],
+        session_rate: shard.reasons[Reason::SessionRate],
     }
 }
 
@@ -511,6 +565,8 @@ impl fmt::Display for Status {
         }
         let Flows { now, peak, limit, strangers, .. } = self.flows;
         writeln!(f, "flows    {now} of {limit} (peak {peak}), {strangers} of strangers")?;
+        self.admission.write(f)?;
+        self.bans.write(f)?;
         let SessionCounts { now, opened, dialled, crashed, .. } = self.sessions;
         writeln!(f, "sessions {now} now, {dialled} with a node, {opened} begun, {crashed} crashed")?;
         let PassedStatus { messages_to_nodes, messages_to_peers, .. } = self.passed;
@@ -570,6 +626,35 @@ impl PortStatus {
             true => Ok(()),
             false => writeln!(f, "  NOT IN USE, another station has it: {}", self.conflicts.join(", ")),
         }
+    }
+}
+
+impl AdmissionStatus {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AdmissionStatus { handshakes, handshakes_limit, settled, long_lived, useful, .. } = self;
+        writeln!(
+            f,
+            "admitted {handshakes} of {handshakes_limit} handshakes, {settled} settled \
+             ({long_lived} kept for their age, {useful} for what they brought)"
+        )?;
+        let quotas = self.source_quota + self.prefix_quota + self.listener_quota;
+        let AdmissionStatus { evicted, outranked, expired, session_rate, .. } = self;
+        writeln!(
+            f,
+            "evicted  {evicted} in the handshake, {expired} too slow in it, {outranked} after it; \
+             refused {quotas} by quotas, {session_rate} by pace"
+        )
+    }
+}
+
+impl BansStatus {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BansStatus { now, limit, operator, imported, policy, hits, watched, .. } = self;
+        writeln!(
+            f,
+            "bans     {now} of {limit}: {operator} by hand, {imported} imported, {policy} by the policy; \
+             {hits} frames refused, {watched} sources watched"
+        )
     }
 }
 

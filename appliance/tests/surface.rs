@@ -5,9 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use hedgerow::assemble::{self, Place};
+use hedgerow::bans::{Bans, Change, Rules, Setup};
 use hedgerow::commons::Commons;
 use hedgerow::config::Config;
 use hedgerow::control::{self, Command as Order, Control};
@@ -148,6 +149,17 @@ fn core(config: &Config) -> Core<Memory> {
     Core::new(&core, Commons::alone(&core, now), ports, Box::new(Factory::new(kinds, 1)), now)
 }
 
+/// Bans that nobody enforces, with one node to be protected.
+fn bans() -> Arc<Bans> {
+    let rules = Rules {
+        protected: vec![("10.0.1.11".parse().unwrap(), "the node a".into())],
+        most: 100_000,
+        ..Rules::default()
+    };
+    let tell = Box::new(|_: &Change| {});
+    Bans::open(Setup { rules, file: None, close: true, shards: 1, tell, clock: || 1_800_000_000 }).unwrap()
+}
+
 /// The way to a shard that never does anything.
 fn idle() -> (Control, control::Commands) {
     let (line, commands) = control::line().unwrap();
@@ -164,7 +176,7 @@ fn the_control_socket_answers_with_the_state_of_the_core() {
     let (line, commands) = control::line().unwrap();
     let control = Control::new(config.clone().into(), vec![line]);
     let sink = EventSink::open(None, 16).unwrap();
-    let socket = management::serve(&path, control.clone(), sink.recent()).unwrap();
+    let socket = management::serve(&path, control.clone(), sink.recent(), bans()).unwrap();
     let (ready, started) = mpsc::channel();
     let stepper = std::thread::spawn(move || {
         let mut core = core(&config);
@@ -243,7 +255,7 @@ fn a_socket_that_is_alive_is_not_taken_and_a_dead_one_is_replaced() {
     let path = dir.path().join("socket");
     let serve = || {
         let (control, _commands) = idle();
-        management::serve(&path, control, EventSink::open(None, 1).unwrap().recent())
+        management::serve(&path, control, EventSink::open(None, 1).unwrap().recent(), bans())
     };
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let alive = serve().unwrap();
@@ -258,7 +270,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
     std::fs::write(&path, "precious").unwrap();
     let (control, _commands) = idle();
     let sink = EventSink::open(None, 1).unwrap();
-    let error = management::serve(&path, control, sink.recent()).unwrap_err();
+    let error = management::serve(&path, control, sink.recent(), bans()).unwrap_err();
     assert!(error.to_string().contains("is no socket"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }
@@ -269,7 +281,7 @@ fn a_client_that_says_nothing_keeps_nobody_waiting() {
     let path = dir.path().join("hedgerow.sock");
     let (control, _commands) = idle();
     let sink = EventSink::open(None, 1).unwrap();
-    let _socket = management::serve(&path, control, sink.recent()).unwrap();
+    let _socket = management::serve(&path, control, sink.recent(), bans()).unwrap();
     let silent: Vec<UnixStream> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
     let stream = UnixStream::connect(&path).unwrap();
     stream.set_read_timeout(Some(std::time::Duration::from_secs(3))).unwrap();
@@ -286,12 +298,73 @@ fn a_request_without_an_end_is_refused_once() {
     let path = dir.path().join("hedgerow.sock");
     let (control, _commands) = idle();
     let sink = EventSink::open(None, 1).unwrap();
-    let _socket = management::serve(&path, control, sink.recent()).unwrap();
+    let _socket = management::serve(&path, control, sink.recent(), bans()).unwrap();
     let stream = UnixStream::connect(&path).unwrap();
-    (&stream).write_all(&vec![b' '; 10_000]).unwrap();
+    (&stream).write_all(&vec![b' '; 1 << 20]).unwrap();
     let mut answer = String::new();
     // The connection ends, with a reset where bytes were left unread.
     let _ = BufReader::new(&stream).read_to_string(&mut answer);
     assert_eq!(answer.lines().count(), 1, "{answer}");
     assert!(answer.contains("longer than"), "{answer}");
+}
+
+#[test]
+fn bans_are_set_listed_exported_imported_and_lifted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hedgerow.sock");
+    let (control, _commands) = idle();
+    let bans = bans();
+    let recent = EventSink::open(None, 1).unwrap().recent();
+    let _socket = management::serve(&path, control, recent, bans.clone()).unwrap();
+    let socket = path.to_str().unwrap();
+    let run = |args: &[&str], code: i32, out: &str, err: &str| {
+        outcome(&[&["bans"], args, &["--socket", socket]].concat(), code, out, err);
+    };
+    run(&["list"], 0, "nobody is banned", "");
+    run(&["add", "203.0.113.0/24", "2001:db8::7", "--reason", "scans us"], 0, "2 banned", "");
+    run(
+        &["add", "10.0.0.0/16", "1.2.3.4", "--for", "1h"],
+        1,
+        "1 banned",
+        "10.0.0.0/16: it would concern the node a",
+    );
+    run(&["add", "10.0.0.1/8"], 2, "", "the address has bits beyond its prefix; expected 10.0.0.0/8");
+    run(&["list"], 0, "203.0.113.0/24   operator", "");
+    run(&["list", "203.0.113.9"], 0, "scans us", "");
+    run(&["list", "--json"], 0, "\"prefix\": \"2001:db8::7/128\"", "");
+    run(
+        &["export"],
+        0,
+        "1.2.3.4/32 # until 2027-01-15T09:00:00Z\n203.0.113.0/24 # scans us\n2001:db8::7/128 # scans us\n",
+        "",
+    );
+    run(&["lift", "203.0.113.0/24"], 0, "1 lifted", "");
+    run(&["lift", "203.0.113.0/24"], 1, "0 lifted", "203.0.113.0/24 is not banned");
+
+    let list = dir.path().join("deny.txt");
+    let file = list.to_str().unwrap();
+    std::fs::write(&list, "# a list\n198.51.100.0/24\nhost.example\n").unwrap();
+    run(&["import", file], 1, "1 prefixes", "deny.txt:3: `host.example` is no address");
+    assert_eq!(bans.all().len(), 2, "a list with mistakes bans nobody");
+    std::fs::write(&list, "# a list\n198.51.100.0/24 ; SBL1\n10.0.1.11\n192.0.2.1 # for 2h, rude\n").unwrap();
+    run(&["import", file, "--for", "1d"], 1, "2 banned", "deny.txt:3: it would concern the node a");
+    let ends: Vec<_> = bans.all().iter().map(|ban| ban.until.map(|until| until - 1_800_000_000)).collect();
+    assert_eq!(ends, [Some(3_600), Some(7_200), Some(86_400), None]);
+    run(&["lift", "--all"], 0, "4 lifted", "");
+}
+
+#[test]
+fn a_hundred_thousand_prefixes_are_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hedgerow.sock");
+    let (control, _commands) = idle();
+    let bans = bans();
+    let recent = EventSink::open(None, 1).unwrap().recent();
+    let _socket = management::serve(&path, control, recent, bans.clone()).unwrap();
+    let list = dir.path().join("deny.txt");
+    let lines = (0..100_000u32).map(|n| format!("{}.{}.{}.0/24\n", 20 + n / 65_536, n / 256 % 256, n % 256));
+    std::fs::write(&list, lines.collect::<String>()).unwrap();
+    let (file, socket) = (list.to_str().unwrap(), path.to_str().unwrap());
+    outcome(&["bans", "import", file, "--socket", socket], 0, "100000 banned", "");
+    assert!(bans.list().covers("21.134.159.9".parse::<std::net::IpAddr>().unwrap().into()));
 }

@@ -73,7 +73,7 @@ pub(crate) fn segment(from: SocketAddr, to: SocketAddr, tcp: &TcpRepr<'_>) -> Ve
     frame
 }
 
-fn bare<'a>(from: u16, to: u16, control: TcpControl, seq: u32, ack: Option<u32>) -> TcpRepr<'a> {
+pub(crate) fn bare<'a>(from: u16, to: u16, control: TcpControl, seq: u32, ack: Option<u32>) -> TcpRepr<'a> {
     TcpRepr {
         src_port: from,
         dst_port: to,

@@ -8,12 +8,13 @@
 //! - [`network`]: clock, paths, hosts and sources of raw frames; [`host`]: a foreign TCP/IP stack with an application;
 //!   [`site`]: addresses.
 //! - [`mod@line`]: a Chia connection on such a host; [`visitor`]: good peers and rude ones; [`node`] and [`chain`]: the
-//!   emulated node; [`floods`]: attackers that need no stack.
+//!   emulated node; [`floods`] and [`crowd`]: attackers that need no stack.
 //! - [`run()`]: the whole world with its story and [`Summary`]. [`tcp_world`] and [`streams`]: the simulation of the TCP
 //!   engine alone, one seed at a time ([`seeds`]).
 //! - [`random`]: where all chance comes from; [`crypto`]: TLS whose randomness has a seed.
 
 pub mod chain;
+pub mod crowd;
 pub mod crypto;
 pub mod floods;
 pub mod forwarder;

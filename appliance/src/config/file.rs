@@ -24,11 +24,23 @@ pub(super) struct File {
     pub(super) identity: Option<Spanned<Identity>>,
     pub(super) limits: Option<Limits>,
     pub(super) messages: Option<Messages>,
+    pub(super) bans: Option<Bans>,
 }
 
 /// The sections of a file.
-pub(super) const SECTIONS: &[&str] =
-    &["version", "mode", "cores", "management", "port", "listener", "pool", "identity", "limits", "messages"];
+pub(super) const SECTIONS: &[&str] = &[
+    "version",
+    "mode",
+    "cores",
+    "management",
+    "port",
+    "listener",
+    "pool",
+    "identity",
+    "limits",
+    "messages",
+    "bans",
+];
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -175,10 +187,29 @@ pub(super) struct Limits {
     pub(super) per_16_percent: Option<Spanned<i64>>,
     pub(super) v6_64: Option<Spanned<i64>>,
     pub(super) v6_48: Option<Spanned<i64>>,
+    pub(super) per_listener_percent: Option<Spanned<i64>>,
+    pub(super) source_per_minute: Option<Spanned<i64>>,
+    pub(super) prefix_per_minute: Option<Spanned<i64>>,
+    pub(super) sessions_per_second: Option<Spanned<i64>>,
+    pub(super) friends: Option<Spanned<Vec<Network>>>,
+    pub(super) friends_percent: Option<Spanned<i64>>,
+    pub(super) known_percent: Option<Spanned<i64>>,
     pub(super) handshakes_in_flight: Option<Spanned<i64>>,
     pub(super) handshake_timeout: Option<Spanned<Period>>,
     pub(super) buffer_memory: Option<Spanned<Size>>,
     pub(super) message_memory: Option<Spanned<Size>>,
     pub(super) work_queue: Option<Spanned<i64>>,
     pub(super) events: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Bans {
+    pub(super) file: Option<Spanned<PathBuf>>,
+    pub(super) policy: Option<bool>,
+    pub(super) close: Option<bool>,
+    pub(super) never: Option<Vec<Network>>,
+    pub(super) first: Option<Spanned<Period>>,
+    pub(super) longest: Option<Spanned<Period>>,
+    pub(super) most: Option<Spanned<i64>>,
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here stops at the first mistake. References into sections that could not be read are not reported twice.
 
+mod bans;
 mod cores;
 mod limits;
 mod ports;
@@ -34,6 +35,7 @@ pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Op
     let identity = lowering.identity(file.identity.as_ref(), &file.listeners);
     let limits = lowering.limits(file.limits.unwrap_or_default());
     let messages = lowering.messages(file.messages.unwrap_or_default());
+    let bans = lowering.bans(file.bans.unwrap_or_default());
     lowering.families(&file.listeners, &listeners, &ports, &pools);
     lowering.unused(&listeners, &pools);
     let cores = lowering.cores(file.cores.unwrap_or_default(), &limits);
@@ -49,6 +51,7 @@ pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Op
         identity,
         limits,
         messages,
+        bans,
     })
 }
 

@@ -46,6 +46,7 @@ impl<'i> Reader<'_, 'i> {
                 "identity" => file.identity = self.section(value),
                 "limits" => file.limits = self.section(value),
                 "messages" => file.messages = self.section(value),
+                "bans" => file.bans = self.section(value),
                 other => self.unknown(key.span(), "section", other, file::SECTIONS),
             }
         }

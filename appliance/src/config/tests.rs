@@ -57,7 +57,8 @@ fn the_examples_comments_show_the_defaults() {
         let setting = line.strip_prefix("# ").filter(|line| !line.contains("this machine"));
         let setting =
             setting.filter(|line| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')));
-        let optional = ["events = \"", "vlan", "routes", "own_nodes", "certificate", "key", "address"];
+        let optional =
+            ["events = \"", "vlan", "routes", "own_nodes", "certificate", "key", "address", "file"];
         setting.filter(|line| !optional.iter().any(|word| line.starts_with(word))).unwrap_or(line)
     });
     let shown = lines.collect::<Vec<_>>().join("\n");
@@ -69,6 +70,7 @@ fn the_examples_comments_show_the_defaults() {
     let (plain, _) = Config::parse("plain", &text).unwrap();
     assert_eq!(shown.limits, plain.limits);
     assert_eq!(shown.pools, plain.pools);
+    assert_eq!(shown.bans, plain.bans);
     assert_eq!(shown.cores, Cores::default());
     let mut ports = shown.ports;
     // The one value that stands for the device's own.

@@ -22,7 +22,7 @@ const REQUESTS: usize = 16;
 /// How long a session whose verdict is there may take to send its last bytes and to hear the other sides' FIN.
 const LINGER: Duration = Duration::from_secs(12);
 /// A session of this length makes its identity known to the pool.
-const KNOWN_AFTER: Duration = Duration::from_secs(30);
+pub(super) const KNOWN_AFTER: Duration = Duration::from_secs(30);
 
 impl<P: Port> Core<P> {
     /// Calls all sessions to which something happened.
@@ -305,6 +305,7 @@ impl<P: Port> Core<P> {
 
     /// A session is over: its legs go, what it held is given back.
     pub(super) fn finish(&mut self, now: Instant, mut seat: Box<Seat>, reason: verdict::Reason) {
+        self.judge(now, &seat, reason);
         for leg in LEGS {
             let LegState { flow, shut, .. } = *seat.leg(leg);
             match flow {

@@ -25,6 +25,8 @@ pub enum RunError {
     Socket(PathBuf, std::io::Error),
     /// The event file cannot be opened.
     Events(PathBuf, std::io::Error),
+    /// The ban file cannot be read.
+    Bans(PathBuf, std::io::Error),
     /// The core that the configuration names is not there.
     NoCore(usize, usize),
     /// An address cannot be shared with the kernel.
@@ -45,6 +47,11 @@ impl fmt::Display for RunError {
             RunError::Socket(path, error) => write!(
                 f,
                 "the control socket {}: {error}; its directory must exist and be writable, see `management.socket`",
+                path.display()
+            ),
+            RunError::Bans(path, error) => write!(
+                f,
+                "the ban file {}: {error}; its directory must exist and be writable, see `bans.file`",
                 path.display()
             ),
             RunError::Events(path, error) => write!(

@@ -10,6 +10,8 @@ use hedgerow_policy::tls::Clock;
 
 use super::ports::Device;
 use super::{DRAIN, RunError, Watch, park, unix_now};
+use crate::assemble;
+use crate::bans::Bans;
 use crate::commons::Commons;
 use crate::config::{Config, Poll};
 use crate::control::{Command, Commands};
@@ -39,11 +41,12 @@ pub(super) struct Parts {
     pub(super) masks: u64,
     pub(super) watch: Watch,
     pub(super) clock: Arc<Clock>,
+    pub(super) bans: Arc<Bans>,
 }
 
 /// Runs a shard until it is told to stop.
 pub(super) fn run(parts: Parts, commands: Commands, feed: Feed) -> Result<(), RunError> {
-    let Parts { config, core_config, commons, ports, desk, kinds, masks, watch, clock } = parts;
+    let Parts { config, core_config, commons, ports, desk, kinds, masks, watch, clock, bans } = parts;
     let factory = Factory::new(kinds, masks);
     let passed = factory.passed();
     let started = watch.now();
@@ -51,6 +54,8 @@ pub(super) fn run(parts: Parts, commands: Commands, feed: Feed) -> Result<(), Ru
     let mut core = Core::new(&core_config, commons, ports, Box::new(factory), started);
     core.join_groups().map_err(|fault| port_fault(&config, fault))?;
     core.show(commands.pulse.clone());
+    core.befriend(assemble::friends(&config));
+    core.enforce(bans);
     if let Some(desk) = desk {
         core.employ(desk);
     }

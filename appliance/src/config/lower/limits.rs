@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::super::units::Size;
+use super::super::units::{Network, Size};
 use super::super::{Diagnostic, Limits, Messages, file};
 use super::Lowering;
 
@@ -20,6 +20,14 @@ impl Lowering<'_> {
             per_16_percent: self.percent(file.per_16_percent.as_ref(), standard.per_16_percent),
             v6_64: self.quota(file.v6_64.as_ref(), standard.v6_64),
             v6_48: self.quota(file.v6_48.as_ref(), standard.v6_48),
+            per_listener_percent: self
+                .percent(file.per_listener_percent.as_ref(), standard.per_listener_percent),
+            source_per_minute: self.pace(file.source_per_minute.as_ref(), standard.source_per_minute),
+            prefix_per_minute: self.pace(file.prefix_per_minute.as_ref(), standard.prefix_per_minute),
+            sessions_per_second: self.pace(file.sessions_per_second.as_ref(), standard.sessions_per_second),
+            friends: self.friends(file.friends.as_ref()),
+            friends_percent: self.share(file.friends_percent.as_ref(), standard.friends_percent),
+            known_percent: self.share(file.known_percent.as_ref(), standard.known_percent),
             handshakes_in_flight: self
                 .quota(file.handshakes_in_flight.as_ref(), standard.handshakes_in_flight),
             handshake_timeout: self.period(
@@ -55,6 +63,31 @@ impl Lowering<'_> {
 
     fn percent(&mut self, value: Option<&Spanned<i64>>, default: u32) -> u32 {
         u32::try_from(self.number(value, 1..=100, i64::from(default))).unwrap_or(default)
+    }
+
+    /// A share that is kept: beside both of them there is room for others.
+    fn share(&mut self, value: Option<&Spanned<i64>>, default: u32) -> u32 {
+        u32::try_from(self.number(value, 0..=40, i64::from(default))).unwrap_or(default)
+    }
+
+    /// Sessions in a time; zero means any number.
+    fn pace(&mut self, value: Option<&Spanned<i64>>, default: u32) -> u32 {
+        u32::try_from(self.number(value, 0..=1_000_000, i64::from(default))).unwrap_or(default)
+    }
+
+    /// Friends are named one by one: nobody is a friend of half the Internet.
+    fn friends(&mut self, value: Option<&Spanned<Vec<Network>>>) -> Vec<ipnet::IpNet> {
+        let Some(value) = value else { return Vec::new() };
+        let least = |net: &ipnet::IpNet| if net.addr().is_ipv4() { 16 } else { 32 };
+        let networks: Vec<ipnet::IpNet> = value.get_ref().iter().map(|network| network.0).collect();
+        if let Some(wide) = networks.iter().find(|net| net.prefix_len() < least(net)) {
+            self.error(Diagnostic::error(
+                value.span(),
+                format!("{wide} is too wide for friends"),
+                format!("expected /{} or longer", least(wide)),
+            ));
+        }
+        networks
     }
 
     fn memory(&mut self, value: Option<&Spanned<Size>>, least: u64, default: u64) -> u64 {
