@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hedgerow_dataplane::tcp::EngineConfig;
 use hedgerow_dataplane::wire::Mac;
-use hedgerow_dataplane::{Instant, Reason, admit};
+use hedgerow_dataplane::{Reason, admit};
 use hedgerow_lab::crowd::{Crowd, Home};
 use hedgerow_lab::forwarder::{Forwarder, Limits};
 use hedgerow_lab::host::{Host, Place, socket};
