@@ -2,6 +2,7 @@
 //! are made through all three.
 
 use std::fs::OpenOptions;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -163,13 +164,27 @@ impl Wires {
 
     /// Both ends of a new connection.
     pub fn pair(&self) -> Outcome<(TcpStream, TcpStream)> {
-        Ok((self.connect()?, self.accept()?))
+        let client = self.connect()?;
+        self.meet(client)
+    }
+
+    /// The other end of a connection. Where frames get lost the client says a byte first: behind cookies, as with the
+    /// kernel's own, nobody knows of a connection whose last handshake segment was lost and whose client keeps silent.
+    fn meet(&self, mut client: TcpStream) -> Outcome<(TcpStream, TcpStream)> {
+        if self.loss == 0 {
+            return Ok((client, self.accept()?));
+        }
+        client.write_all(&[1]).context("the client's first byte")?;
+        let mut server = self.accept()?;
+        server.read_exact(&mut [0]).context("the client's first byte at the server")?;
+        Ok((client, server))
     }
 
     /// Both ends of a new connection, each with a receive buffer of about `bytes`.
     pub fn tight_pair(&self, bytes: usize) -> Outcome<(TcpStream, TcpStream)> {
         sockopt::set_socket_recv_buffer_size(&self.listener, bytes).context("setting a buffer size")?;
-        Ok((self.connect_with(Some(bytes))?, self.accept()?))
+        let client = self.connect_with(Some(bytes))?;
+        self.meet(client)
     }
 
     /// Whether a connection waits at the server.
