@@ -22,8 +22,9 @@ use crate::sessions::{Factory, Kind, Passed};
 use crate::status::Report;
 use crate::workers::Desk;
 
-/// Nothing happened for so long: the shard may sleep.
-const SPIN: Duration = Duration::from_micros(50);
+/// Nothing happened for so long: the shard may sleep. About what going to sleep and waking costs, so that waiting in vain never
+/// costs more than twice that.
+const SPIN: Duration = Duration::from_micros(5);
 /// The shard wakes this often at least, to tell the time to those who need it and to show that it lives.
 const NAP: Duration = Duration::from_millis(900);
 /// The policy's clock is set this often.
