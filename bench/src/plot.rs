@@ -44,7 +44,7 @@ impl Chart {
         let place = |x: f64| LEFT + (x - left) / (right - left) * (WIDTH - LEFT - RIGHT);
         let mut svg = self.frame();
         for tick in ticks(left, right) {
-            self.x_label(&mut svg, place(tick), &number(tick));
+            self.x_label(&mut svg, place(tick), 0.0, &number(tick));
         }
         for (series, colour) in self.series.iter().zip(COLOURS) {
             let points: Vec<String> = series
@@ -70,8 +70,11 @@ impl Chart {
         let mut svg = self.frame();
         let room = (WIDTH - LEFT - RIGHT) / groups.len().max(1) as f64;
         let width = room * 0.8 / self.series.len().max(1) as f64;
+        // Many groups: their names take turns between two lines, and bars go without their numbers.
+        let crowded = groups.len() > 8;
         for (index, group) in groups.iter().enumerate() {
-            self.x_label(&mut svg, LEFT + room * (index as f64 + 0.5), group);
+            let lower = if crowded && index % 2 == 1 { 13.0 } else { 0.0 };
+            self.x_label(&mut svg, LEFT + room * (index as f64 + 0.5), lower, group);
         }
         let bottom = HEIGHT - BOTTOM;
         for ((nth, series), colour) in self.series.iter().enumerate().zip(COLOURS) {
@@ -83,6 +86,9 @@ impl Chart {
                     width * 0.95,
                     (bottom - top).max(0.5),
                 );
+                if crowded && self.series.len() > 1 {
+                    continue;
+                }
                 let _ = writeln!(
                     svg,
                     r#"<text x="{:.1}" y="{:.1}" font-size="10" text-anchor="middle">{}</text>"#,
@@ -147,7 +153,7 @@ impl Chart {
             svg,
             r#"<text x="{}" y="{}" text-anchor="middle">{}</text><text transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>"#,
             (WIDTH + LEFT - RIGHT) / 2.0,
-            HEIGHT - 14.0,
+            HEIGHT - 10.0,
             escape(&self.x),
             (HEIGHT + TOP - BOTTOM) / 2.0,
             escape(&self.y)
@@ -165,11 +171,11 @@ impl Chart {
         svg
     }
 
-    fn x_label(&self, svg: &mut String, x: f64, text: &str) {
+    fn x_label(&self, svg: &mut String, x: f64, lower: f64, text: &str) {
         let _ = writeln!(
             svg,
             r#"<text x="{x:.1}" y="{:.1}" text-anchor="middle">{}</text>"#,
-            HEIGHT - BOTTOM + 18.0,
+            HEIGHT - BOTTOM + 15.0 + lower,
             escape(text)
         );
     }
