@@ -24,6 +24,8 @@ const HEADERS: usize = 54;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 const PSH: u8 = 8;
+/// Handshakes that may be in flight.
+const HANDSHAKES: u32 = 1_024;
 /// Each flow is sent a frame so often, on average, however many there are: its timers do the same work.
 const FLOW_US: u64 = 800_000;
 
@@ -42,15 +44,20 @@ impl Crowd {
     /// `count` idle flows of peers that have proved who they are, each from an address of its own.
     pub fn new(count: usize) -> Self {
         let (port, _) = wire();
+        // Room for handshakes is kept beside that for those who have finished.
+        let room = count + 2 * HANDSHAKES as usize;
         let limits = Limits {
-            flows: count as u32,
+            flows: room as u32,
             per_16_percent: 100,
-            handshakes_in_flight: 1_024,
+            per_listener: u32::MAX,
+            friends_percent: 0,
+            known_percent: 0,
+            handshakes_in_flight: HANDSHAKES,
             handshake_longest: Duration::from_secs(3_600),
             handshake_shortest: Duration::from_secs(3_600),
             ..Limits::default()
         };
-        let engine = EngineConfig { flows: count, time_waits: 16, ..EngineConfig::default() };
+        let engine = EngineConfig { flows: room, time_waits: 16, ..EngineConfig::default() };
         let shard = shard_with(BOX, port.abilities(), Accept::Handshake, limits, engine);
         let numbers = vec![(1, 0); count];
         let mut crowd = Crowd { shard, port, numbers, rx: Batch::new(), tx: Batch::new(), now: 1_000_000 };
