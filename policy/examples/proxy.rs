@@ -38,7 +38,8 @@ fn main() -> Result<(), Failure> {
         let (peer, config) = (peer?, config.clone());
         std::thread::spawn(move || {
             let address = peer.peer_addr();
-            let mut carrier = Carrier::new(peer, node, Gate::new(config, seed, Duration::ZERO));
+            let source = address.as_ref().map_or(node.ip(), SocketAddr::ip);
+            let mut carrier = Carrier::new(peer, node, Gate::new(config, source, seed, Duration::ZERO));
             let outcome = carrier.run();
             println!(
                 "{address:?} {:?} {:?} {:?}",

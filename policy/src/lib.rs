@@ -6,13 +6,14 @@
 //! - [`session`]: the trait and the words it uses; [`verdict`]: why a session is refused or ended.
 //! - [`tls`]: certificates, acceptor and connector; [`identity`]: who we are towards nodes.
 //! - [`websocket`]: the one upgrade request that is allowed, and frames both ways.
-//! - [`chia`]: message table, handshake, framing and inspection.
+//! - [`chia`]: message table, handshake, framing and inspection; [`rules`]: limits and actions, compiled from a policy.
 //! - [`gate`]: the session of a `chia` listener, composed of all of these; [`relay`]: that of a plain `tcp` listener.
 
 pub mod chia;
 pub mod gate;
 pub mod identity;
 pub mod relay;
+pub mod rules;
 pub mod session;
 pub mod tls;
 pub mod verdict;

@@ -93,7 +93,7 @@ impl Relay {
     fn dial(&mut self, now: Instant) {
         self.step = Step::Dialling;
         self.due = now + self.config.dial;
-        self.requests.push_back(Request::Dial { peer: None });
+        self.requests.push_back(Request::Dial { peer: None, kind: None });
     }
 
     /// Ends both legs; the one that ended by itself, if any, is left alone.

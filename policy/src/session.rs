@@ -8,7 +8,7 @@
 use core::fmt;
 use core::time::Duration;
 
-use crate::chia::Alarm;
+use crate::chia::{Alarm, NodeType};
 use crate::verdict::Reason;
 
 /// Monotonic time since an origin that the host chose.
@@ -90,6 +90,8 @@ pub enum Request {
     Dial {
         /// The peer's identity, unique per pool; `None` on listeners without certificates.
         peer: Option<PeerId>,
+        /// What the peer is; `None` on listeners that do not know it.
+        kind: Option<NodeType>,
     },
     /// Run an expensive step and hand it back with [`Done::Work`]: at once, later, or on another thread.
     Work(Box<dyn Work>),
@@ -182,6 +184,11 @@ pub trait Session {
 
     /// What exactly was refused, where the verdict alone does not say: the message, the field and the byte, the limit.
     fn detail(&self) -> Option<&str> {
+        None
+    }
+
+    /// How long the peer's address is to be refused for the verdict, where the rules say so.
+    fn penalty(&self) -> Option<Duration> {
         None
     }
 }

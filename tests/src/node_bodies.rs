@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use hedgerow_policy::chia::{Body, Envelope, Limiter, Schema, Scratches, Tables};
+use hedgerow_policy::rules::Limits;
 
 use crate::bodies::Bodies;
 use crate::bodies::model::Model;
@@ -112,6 +113,7 @@ fn bodies() -> Outcome {
 
 fn limits() -> Outcome {
     let schema = Schema::embedded();
+    let limits = Limits::of(&schema);
     let mut random = crate::bodies::Random::new(9);
     let (mut questions, mut ours) = (String::new(), Vec::new());
     for peer in 0..PEERS {
@@ -127,7 +129,7 @@ fn limits() -> Outcome {
             let facts = &schema.messages()[random.pick(&kinds) as usize];
             let size = random.pick(&[0, 10, 100, 101, 1_000, 20_000]) as u32;
             let envelope = Envelope { kind: facts.number, id: None, body: size };
-            let passes = limiter.count(Duration::from_millis(millis), &schema, tables, &envelope).is_ok();
+            let passes = limiter.count(Duration::from_millis(millis), &limits, tables, &envelope).is_ok();
             let _ =
                 writeln!(questions, "count {}.{:03} {} {size}", millis / 1_000, millis % 1_000, facts.name);
             ours.push(passes);

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use super::body::{Body, Fault, Scratches};
 use super::conversation::{Answer, Conversation};
 use super::handshake::Handshake;
-use super::limits::{Limiter, Pacer, Tables};
+use super::limits::{Limiter, Minute, Pacer, Tables};
 use super::message::Envelope;
 use super::messages::number;
 use super::node_type::NodeType;
 use super::schema::{MessageType, Schema};
 use super::version::Version;
+use crate::rules::{Action, Response, Table};
 use crate::session::Instant;
 use crate::verdict::Reason;
 
@@ -41,6 +42,9 @@ const SCRATCHES: usize = 4;
 /// Alarms of one session that wait to be fetched.
 const ALARMS_MAX: usize = 8;
 
+/// What would have been done, of one session, that waits to be fetched; more is counted only.
+const WOULD_MAX: usize = 16;
+
 /// Capabilities by their numbers.
 mod capability {
     pub(super) const RATE_LIMITS_V2: u16 = 3;
@@ -58,33 +62,32 @@ pub enum Judged {
     Drop,
 }
 
-/// What the sessions of a listener judge by.
+/// What was decided about a message and not carried out as a refusal: an action other than to end the session, or any
+/// action in shadow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Would {
+    /// Why.
+    pub reason: Reason,
+    /// The message's number.
+    pub kind: u8,
+    /// What was decided.
+    pub response: Response,
+}
+
+/// What the sessions of a listener judge by, beside the rules.
 #[derive(Clone, Debug)]
 pub struct Standard {
-    /// What is known about messages.
-    pub schema: Arc<Schema>,
     /// Memory in which programs in messages are judged.
     pub scratches: Arc<Scratches>,
     /// Types for which our nodes have shown the schema to be wrong.
     pub truth: Arc<Truth>,
-    /// Whether a session is ended for flaws inside blocks, headers and proofs.
-    pub interiors: bool,
     /// Whether the node's messages are paced to the limits of the peer, since the node does not limit itself.
     pub paces: bool,
-    /// Expensive requests of a peer that the node works on at a time; more wait.
-    pub in_flight: usize,
 }
 
 impl Default for Standard {
     fn default() -> Standard {
-        Standard {
-            schema: Schema::embedded(),
-            scratches: Scratches::new(SCRATCHES),
-            truth: Arc::default(),
-            interiors: false,
-            paces: true,
-            in_flight: 2,
-        }
+        Standard { scratches: Scratches::new(SCRATCHES), truth: Arc::default(), paces: true }
     }
 }
 
@@ -167,12 +170,16 @@ pub struct Noted {
     pub dropped: u64,
     /// Puzzle hashes and coins that the peer registered for.
     pub subscriptions: u64,
+    /// That waited for the next minute, as the rules say.
+    pub delayed: u64,
 }
 
 /// What one session's messages are judged by.
 #[derive(Debug)]
 pub struct Inspector {
     standard: Standard,
+    schema: Arc<Schema>,
+    table: Arc<Table>,
     kind: NodeType,
     hold_max: u32,
     stream_max: u32,
@@ -187,24 +194,31 @@ pub struct Inspector {
     unknown: u32,
     unknown_since: Instant,
     unsolicited: u32,
+    /// Until when the peer's messages wait because of a limit; zero if they do not.
+    postponed: Instant,
     noted: Noted,
     alarms: VecDeque<Alarm>,
+    would: VecDeque<Would>,
     detail: Option<String>,
+    /// How long the peer's address is to be refused for what a message of it was refused for.
+    penalty: Option<Duration>,
 }
 
 impl Inspector {
-    /// For a peer that came with this handshake; bodies beyond `hold_max` bytes are refused unless they may stream, and
+    /// For a peer that came with this handshake, by this schema and these rules; bodies beyond `hold_max` bytes are refused unless they may stream, and
     /// then those beyond `stream_max`.
     pub fn new(
         standard: Standard,
+        (schema, table): (Arc<Schema>, Arc<Table>),
         kind: NodeType,
         handshake: &Handshake,
-        hold_max: u32,
-        stream_max: u32,
+        (hold_max, stream_max): (u32, u32),
         now: Instant,
     ) -> Inspector {
         Inspector {
             standard,
+            schema,
+            table,
             kind,
             hold_max,
             stream_max,
@@ -217,9 +231,12 @@ impl Inspector {
             unknown: 0,
             unknown_since: now,
             unsolicited: 0,
+            postponed: Instant::ZERO,
             noted: Noted::default(),
             alarms: VecDeque::new(),
+            would: VecDeque::new(),
             detail: None,
+            penalty: None,
         }
     }
 
@@ -238,6 +255,42 @@ impl Inspector {
         self.detail.as_deref()
     }
 
+    /// How long the peer's address is to be refused, where the rules say so of the message that was refused.
+    pub fn penalty(&self) -> Option<Duration> {
+        self.penalty
+    }
+
+    /// The peer's software, as far as it can be compared.
+    pub fn version(&self) -> Option<Version> {
+        self.peer.version
+    }
+
+    /// Judges by other rules from now on. What was counted stays.
+    pub fn adopt(&mut self, schema: Arc<Schema>, table: Arc<Table>) {
+        self.schema = schema;
+        self.table = table;
+    }
+
+    /// The next thing that was decided and not carried out as a refusal.
+    pub fn would(&mut self) -> Option<Would> {
+        self.would.pop_front()
+    }
+
+    /// Whether there is something for [`Inspector::would`] or [`Inspector::minute`].
+    pub fn has_facts(&self) -> bool {
+        !self.would.is_empty() || self.limiter.is_over()
+    }
+
+    /// What came of each type in the last minute that is over, once.
+    pub fn minute(&mut self) -> Vec<Minute> {
+        self.limiter.take_over()
+    }
+
+    /// The session is over, and with it its last minute.
+    pub fn finish(&mut self) {
+        self.limiter.finish();
+    }
+
     /// The next alarm.
     pub fn alarm(&mut self) -> Option<Alarm> {
         self.alarms.pop_front()
@@ -249,8 +302,42 @@ impl Inspector {
         Tables { second: self.peer.second && node.second, third: self.peer.third && node.third }
     }
 
+    /// Does about a message what the rules say for a reason. `None`: it is judged on as if there were none.
+    fn rule(
+        &mut self,
+        reason: Reason,
+        envelope: &Envelope,
+        what: impl fmt::Display,
+    ) -> Result<Option<Judged>, Reason> {
+        let response = self.table.response(reason, Some(envelope.kind));
+        if !response.passes(reason) {
+            self.penalty = response.ban();
+            return Err(self.refuse(reason, envelope, what));
+        }
+        if self.would.len() < WOULD_MAX {
+            self.would.push_back(Would { reason, kind: envelope.kind, response });
+        }
+        match response.action {
+            Action::Delay if !response.shadow => {
+                let tables = self.tables();
+                let until = self.limiter.postpone(self.table.from_peer(), tables, envelope);
+                self.postponed = self.postponed.max(until);
+                self.noted.delayed += 1;
+                Ok(None)
+            }
+            Action::Drop if !response.shadow => {
+                self.noted.dropped += 1;
+                Ok(Some(Judged::Drop))
+            }
+            _ => {
+                self.noted.shadowed += 1;
+                Ok(None)
+            }
+        }
+    }
+
     fn refuse(&mut self, reason: Reason, envelope: &Envelope, what: impl fmt::Display) -> Reason {
-        let name = self.standard.schema.message(envelope.kind).map(|facts| &*facts.name);
+        let name = self.schema.message(envelope.kind).map(|facts| &*facts.name);
         self.detail = Some(match name {
             Some(name) => format!("{name}: {what}"),
             None => format!("type {}: {what}", envelope.kind),
@@ -269,9 +356,12 @@ impl Inspector {
         if envelope.kind == number::HANDSHAKE {
             return Err(self.refuse(Reason::ChiaSecondHandshake, envelope, "it was sent before"));
         }
-        let schema = self.standard.schema.clone();
-        if let Err(excess) = self.limiter.count(now, &schema, self.tables(), envelope) {
-            return Err(self.refuse(Reason::RateLimited, envelope, excess));
+        let schema = self.schema.clone();
+        let counted = self.limiter.count(now, self.table.from_peer(), self.tables(), envelope);
+        if let Err(excess) = counted
+            && let Some(judged) = self.rule(Reason::RateLimited, envelope, excess)?
+        {
+            return Ok(judged);
         }
         let empty = envelope.body == 0;
         let answer = self.conversation.answer(&schema, envelope.kind, envelope.id, empty, self.peer.version);
@@ -285,15 +375,16 @@ impl Inspector {
     fn known(&mut self, envelope: &Envelope, facts: &MessageType, answer: Answer) -> Result<Judged, Reason> {
         if answer != Answer::Solicited && !facts.may_come_from(self.kind) {
             let what = format!("a {} never sends it to a full node", self.kind);
-            return Err(self.refuse(Reason::NotForThisSender, envelope, what));
+            if let Some(judged) = self.rule(Reason::NotForThisSender, envelope, what)? {
+                return Ok(judged);
+            }
         }
-        if envelope.kind == number::CONFIGURE_WINDOW_SIZES && (!self.tables().third || self.windows.is_some())
-        {
-            return Err(self.refuse(
-                Reason::WindowsUnexpected,
-                envelope,
-                "windows were not agreed on, or set before",
-            ));
+        let windows = envelope.kind == number::CONFIGURE_WINDOW_SIZES;
+        if windows && (!self.tables().third || self.windows.is_some()) {
+            let what = "windows were not agreed on, or set before";
+            if let Some(judged) = self.rule(Reason::WindowsUnexpected, envelope, what)? {
+                return Ok(judged);
+            }
         }
         self.count_subscriptions(envelope);
         match answer {
@@ -320,10 +411,11 @@ impl Inspector {
     /// A reply that nobody waits for: a node would ban for it, so it does not reach one.
     fn unsolicited(&mut self, envelope: &Envelope) -> Result<Judged, Reason> {
         self.noted.dropped += 1;
-        self.unsolicited += 1;
+        self.unsolicited = self.unsolicited.saturating_add(1);
         if self.unsolicited > UNSOLICITED_MAX {
             let what = format!("answers nothing, as {UNSOLICITED_MAX} before it");
-            return Err(self.refuse(Reason::Unsolicited, envelope, what));
+            // Whatever the rules say short of an end: it reaches no node.
+            self.rule(Reason::Unsolicited, envelope, what)?;
         }
         Ok(Judged::Drop)
     }
@@ -342,10 +434,16 @@ impl Inspector {
                 "an unknown type with {} bytes, number {} in a minute; {UNKNOWN_BYTES_MAX} and {UNKNOWN_COUNT_MAX} pass",
                 envelope.body, self.unknown
             );
-            return Err(self.refuse(Reason::UnknownMessage, envelope, what));
+            if let Some(judged) = self.rule(Reason::UnknownMessage, envelope, what)? {
+                return Ok(judged);
+            }
+            // Memory is bounded whatever the rules say.
+            if envelope.body > self.hold_max {
+                return self.size(envelope, false);
+            }
         }
         let node = self.node.and_then(|node| node.version);
-        if node.is_some_and(|version| version <= self.standard.schema.version) {
+        if node.is_some_and(|version| version <= self.schema.version) {
             self.noted.dropped += 1;
             return Ok(Judged::Drop);
         }
@@ -368,22 +466,29 @@ impl Inspector {
 
     /// Whether a message of the peer's may go to the node now; an expensive request then counts as being worked on.
     pub fn may_go(&mut self, now: Instant, envelope: &Envelope) -> bool {
-        match self.standard.schema.message(envelope.kind) {
+        if self.postponed > now {
+            return false;
+        }
+        self.postponed = Instant::ZERO;
+        match self.schema.message(envelope.kind) {
             Some(facts) if facts.is_expensive() => {
-                self.conversation.begin_work(now, facts, envelope.id, self.standard.in_flight)
+                self.conversation.begin_work(now, facts, envelope.id, self.table.in_flight)
             }
             _ => true,
         }
     }
 
-    /// When an expensive request that waits may go at the latest.
+    /// When a message that waits may go at the latest.
     pub fn may_go_at(&self) -> Option<Instant> {
+        if self.postponed > Instant::ZERO {
+            return Some(self.postponed);
+        }
         self.conversation.work_until()
     }
 
     /// A body with this envelope, to be judged as it comes; `None` if nothing is known of it.
     pub fn body(&self, envelope: &Envelope) -> Option<Body> {
-        Body::of(&self.standard.schema, envelope.kind, envelope.body)
+        Body::of(&self.schema, envelope.kind, envelope.body)
     }
 
     /// Judges a piece of a body from the peer. A body that is not judged on is taken away.
@@ -396,26 +501,26 @@ impl Inspector {
         let Some(fault) = self.fault(body, piece) else { return Ok(()) };
         *body = None;
         let shadow =
-            fault.interior && !self.standard.interiors || self.standard.truth.is_shadowed(envelope.kind);
+            fault.interior && !self.table.interiors || self.standard.truth.is_shadowed(envelope.kind);
         // A node takes an empty body with the id of its request for "nothing".
         if shadow || envelope.body == 0 && envelope.id.is_some() && self.is_reply(envelope.kind) {
             self.noted.shadowed += 1;
             return Ok(());
         }
         let what = self.place(&fault);
-        Err(self.refuse(Reason::BodyMalformed, envelope, what))
+        self.rule(Reason::BodyMalformed, envelope, what).map(drop)
     }
 
     fn is_reply(&self, kind: u8) -> bool {
-        self.standard.schema.message(kind).is_some_and(|facts| facts.is_reply)
+        self.schema.message(kind).is_some_and(|facts| facts.is_reply)
     }
 
     fn fault(&self, body: &mut Option<Body>, piece: &[u8]) -> Option<Fault> {
-        body.as_mut()?.take(&self.standard.schema, &self.standard.scratches, piece).err()
+        body.as_mut()?.take(&self.schema, &self.standard.scratches, piece).err()
     }
 
     fn place(&self, fault: &Fault) -> String {
-        format!("{}, byte {}: {}", fault.path(&self.standard.schema), fault.at, fault.flaw)
+        format!("{}, byte {}: {}", fault.path(&self.schema), fault.at, fault.flaw)
     }
 
     /// The node's handshake, the whole body.
@@ -436,7 +541,7 @@ impl Inspector {
 
     /// Takes note of a message from the node by its envelope.
     fn observe(&mut self, now: Instant, envelope: &Envelope) {
-        let schema = self.standard.schema.clone();
+        let schema = self.schema.clone();
         self.conversation.asked(now, &schema, envelope.kind, envelope.id);
         match schema.message(envelope.kind) {
             None => {
@@ -472,7 +577,7 @@ impl Inspector {
         {
             return now + PACED_RETRY;
         }
-        self.pacer.free_at(&self.standard.schema, self.tables(), envelope.kind)
+        self.pacer.free_at(self.table.to_peer(), self.tables(), envelope.kind)
     }
 
     fn window(&self, kind: u8) -> Option<u16> {
@@ -482,14 +587,14 @@ impl Inspector {
     /// A message of the node's goes to the peer.
     pub fn goes_out(&mut self, now: Instant, envelope: &Envelope) {
         if self.standard.paces {
-            self.pacer.went(now, &self.standard.schema, self.tables(), envelope);
+            self.pacer.went(now, self.table.to_peer(), self.tables(), envelope);
         }
         self.observe(now, envelope);
     }
 
     /// A message of the node's went to the peer, to its last byte.
     pub fn went_out(&mut self, envelope: &Envelope) {
-        self.conversation.replied(envelope.kind, envelope.id, &self.standard.schema);
+        self.conversation.replied(envelope.kind, envelope.id, &self.schema);
     }
 }
 

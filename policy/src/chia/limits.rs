@@ -1,4 +1,4 @@
-//! How much may be said in a minute, by the node's own tables.
+//! How much may be said in a minute: by the node's own tables, and by what the rules make of them.
 //!
 //! [`Limiter`] counts what a peer sends exactly as a node counts: fixed minutes, a count and bytes per type, and both over
 //! all types that count for the aggregate. Whoever it refuses, a node would ban.
@@ -12,7 +12,8 @@ use core::fmt;
 use core::time::Duration;
 
 use super::message::Envelope;
-use super::schema::{Limit, MessageType, Rate, Schema};
+use super::schema::{Limit, MessageType, Rate};
+use crate::rules::Limits;
 use crate::session::Instant;
 
 /// The node's window.
@@ -72,14 +73,29 @@ impl fmt::Display for Excess {
 struct Count {
     messages: u32,
     bytes: u64,
+    largest: u32,
 }
 
 impl Count {
     fn add(&mut self, body: u32) -> Count {
         self.messages = self.messages.saturating_add(1);
         self.bytes = self.bytes.saturating_add(u64::from(body));
+        self.largest = self.largest.max(body);
         *self
     }
+}
+
+/// What came of a type in a minute that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Minute {
+    /// The type.
+    pub kind: u8,
+    /// Messages.
+    pub messages: u32,
+    /// Bytes of their bodies.
+    pub bytes: u64,
+    /// The largest of them.
+    pub largest: u32,
 }
 
 /// Counts a peer's messages as a node does.
@@ -89,6 +105,8 @@ pub struct Limiter {
     all: Count,
     /// Types that came in this minute: never more than there are.
     by_type: Vec<(u8, Count)>,
+    /// The last minute in which something came, once it is over, until it is asked for.
+    over: Vec<Minute>,
 }
 
 impl Limiter {
@@ -96,35 +114,72 @@ impl Limiter {
     pub fn count(
         &mut self,
         now: Instant,
-        schema: &Schema,
+        limits: &Limits,
         tables: Tables,
         envelope: &Envelope,
     ) -> Result<(), Excess> {
-        let Some(limit) = schema.message(envelope.kind).and_then(|facts| tables.limit(facts)) else {
+        let Some(limit) = limits.limit(tables, envelope.kind) else {
             return Ok(());
         };
+        // A delayed message was counted for the minute to come.
         let minute = now.as_secs() / MINUTE.as_secs();
-        if minute != self.minute {
-            self.minute = minute;
-            self.all = Count::default();
-            self.by_type.clear();
+        if minute > self.minute {
+            self.begin(minute);
         }
         // A node counts before it judges.
         let all = limit.rate.filter(|rate| rate.aggregate).map(|_| self.all.add(envelope.body));
         let own = self.of_type(envelope.kind).add(envelope.body);
         if let Some(all) = all {
-            within(
-                all.messages.into(),
-                schema.aggregate.messages.into(),
-                Excess::AllMessages(schema.aggregate.messages),
-            )?;
-            within(all.bytes, schema.aggregate.bytes, Excess::AllBytes(schema.aggregate.bytes))?;
+            let most = limits.aggregate();
+            within(all.messages.into(), most.messages.into(), Excess::AllMessages(most.messages))?;
+            within(all.bytes, most.bytes, Excess::AllBytes(most.bytes))?;
         }
         if let Some(rate) = limit.rate {
             within(own.messages.into(), rate.messages.into(), Excess::Messages(rate.messages))?;
         }
         within(envelope.body.into(), limit.size.into(), Excess::Size(limit.size))?;
         limit.rate.map_or(Ok(()), |rate| within(own.bytes, rate.bytes, Excess::Bytes(rate.bytes)))
+    }
+
+    /// A message that went beyond a limit waits for the next minute, in which it is counted instead; says when that begins.
+    pub fn postpone(&mut self, limits: &Limits, tables: Tables, envelope: &Envelope) -> Instant {
+        self.begin(self.minute + 1);
+        if limits.limit(tables, envelope.kind).and_then(|limit| limit.rate).is_some_and(|rate| rate.aggregate)
+        {
+            self.all.add(envelope.body);
+        }
+        self.of_type(envelope.kind).add(envelope.body);
+        MINUTE * u32::try_from(self.minute).unwrap_or(u32::MAX)
+    }
+
+    /// What came in the last minute that is over, once.
+    pub fn take_over(&mut self) -> Vec<Minute> {
+        core::mem::take(&mut self.over)
+    }
+
+    /// Whether a minute is over that was not asked for.
+    pub fn is_over(&self) -> bool {
+        !self.over.is_empty()
+    }
+
+    /// The minute under way is over, whatever the time: the session is.
+    pub fn finish(&mut self) {
+        self.begin(self.minute + 1);
+    }
+
+    fn begin(&mut self, minute: u64) {
+        self.minute = minute;
+        self.all = Count::default();
+        if !self.by_type.is_empty() {
+            let over = |&(kind, Count { messages, bytes, largest }): &(u8, Count)| Minute {
+                kind,
+                messages,
+                bytes,
+                largest,
+            };
+            self.over = self.by_type.iter().map(over).collect();
+        }
+        self.by_type.clear();
     }
 
     fn of_type(&mut self, kind: u8) -> &mut Count {
@@ -171,8 +226,8 @@ pub struct Pacer {
 
 impl Pacer {
     /// When the message may go; in the past or now, if at once.
-    pub fn free_at(&self, schema: &Schema, tables: Tables, kind: u8) -> Instant {
-        let Some(rate) = rate(schema, tables, kind) else { return Instant::ZERO };
+    pub fn free_at(&self, limits: &Limits, tables: Tables, kind: u8) -> Instant {
+        let Some(rate) = rate(limits, tables, kind) else { return Instant::ZERO };
         let own = self
             .by_type
             .iter()
@@ -182,8 +237,8 @@ impl Pacer {
     }
 
     /// The message goes.
-    pub fn went(&mut self, now: Instant, schema: &Schema, tables: Tables, envelope: &Envelope) {
-        let Some(rate) = rate(schema, tables, envelope.kind) else { return };
+    pub fn went(&mut self, now: Instant, limits: &Limits, tables: Tables, envelope: &Envelope) {
+        let Some(rate) = rate(limits, tables, envelope.kind) else { return };
         // Those that are back at their steady rate need not be remembered.
         self.by_type.retain(|(_, pace)| pace.messages.max(pace.bytes) > now);
         let at = self.by_type.iter().position(|(known, _)| *known == envelope.kind).unwrap_or_else(|| {
@@ -192,19 +247,19 @@ impl Pacer {
         });
         self.by_type[at].1.went(now, rate, envelope.body);
         if rate.aggregate {
-            self.all.went(now, schema.aggregate, envelope.body);
+            self.all.went(now, limits.aggregate(), envelope.body);
         }
     }
 }
 
-fn rate(schema: &Schema, tables: Tables, kind: u8) -> Option<Rate> {
-    tables.limit(schema.message(kind)?)?.rate
+fn rate(limits: &Limits, tables: Tables, kind: u8) -> Option<Rate> {
+    limits.limit(tables, kind)?.rate
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chia::number;
+    use crate::chia::{Schema, number};
 
     const SECOND: Tables = Tables { second: true, third: false };
 
@@ -214,10 +269,10 @@ mod tests {
 
     #[test]
     fn a_peer_is_stopped_where_a_node_bans() {
-        let schema = Schema::embedded();
+        let limits = Limits::of(&Schema::embedded());
         let mut limiter = Limiter::default();
         let mut count = |second: u64, kind, body| {
-            limiter.count(Duration::from_secs(second), &schema, SECOND, &envelope(kind, body))
+            limiter.count(Duration::from_secs(second), &limits, SECOND, &envelope(kind, body))
         };
         for _ in 0..10 {
             assert_eq!(count(59, number::REQUEST_PEERS, 0), Ok(()));
@@ -236,35 +291,35 @@ mod tests {
 
     #[test]
     fn the_third_table_takes_the_place_of_limits_a_minute() {
-        let schema = Schema::embedded();
+        let limits = Limits::of(&Schema::embedded());
         let mut limiter = Limiter::default();
         let third = Tables { second: true, third: true };
         for _ in 0..10_000 {
             assert_eq!(
-                limiter.count(Duration::ZERO, &schema, third, &envelope(number::REQUEST_BLOCKS, 9)),
+                limiter.count(Duration::ZERO, &limits, third, &envelope(number::REQUEST_BLOCKS, 9)),
                 Ok(())
             );
         }
         assert!((0..10_000).any(|_| {
-            limiter.count(Duration::ZERO, &schema, SECOND, &envelope(number::REQUEST_BLOCKS, 9)).is_err()
+            limiter.count(Duration::ZERO, &limits, SECOND, &envelope(number::REQUEST_BLOCKS, 9)).is_err()
         }));
     }
 
     /// Sends as much as the pacer lets pass for five minutes, and counts as a peer whose minutes begin at any second.
-    fn paced(schema: &Schema, kind: u8, body: u32) {
+    fn paced(limits: &Limits, kind: u8, body: u32) {
         let mut pacer = Pacer::default();
         let (mut now, end, mut sent) = (Duration::ZERO, Duration::from_secs(300), Vec::new());
         while now < end && sent.len() < 20_000 {
-            pacer.went(now, schema, SECOND, &envelope(kind, body));
+            pacer.went(now, limits, SECOND, &envelope(kind, body));
             sent.push(now);
-            now = now.max(pacer.free_at(schema, SECOND, kind));
+            now = now.max(pacer.free_at(limits, SECOND, kind));
         }
         for phase in 0..60 {
             let mut peer = Limiter::default();
             for at in &sent {
                 let at = *at + Duration::from_secs(phase);
                 assert_eq!(
-                    peer.count(at, schema, SECOND, &envelope(kind, body)),
+                    peer.count(at, limits, SECOND, &envelope(kind, body)),
                     Ok(()),
                     "type {kind}, {body} bytes"
                 );
@@ -275,11 +330,12 @@ mod tests {
     #[test]
     fn what_is_paced_never_goes_beyond_the_peers_limits() {
         let schema = Schema::embedded();
+        let limits = Limits::of(&schema);
         for facts in schema.messages().iter().filter(|facts| facts.is_sent_by_full_nodes()) {
             let Some(limit) = SECOND.limit(facts) else { continue };
             for body in [0, limit.size / 4, limit.size.min(2 << 20)] {
                 if limit.rate.is_some() {
-                    paced(&schema, facts.number, body);
+                    paced(&limits, facts.number, body);
                 }
             }
         }

@@ -5,6 +5,7 @@ use core::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::rules::{Rules, Who};
 use crate::session::Instant;
 use crate::verdict::Reason;
 
@@ -12,8 +13,12 @@ const SAMPLES: &str = include_str!("../../schema/samples.txt");
 
 fn inspector(kind: NodeType) -> Inspector {
     let handshake = Handshake::new("mainnet", kind, 8444);
+    let rules = Rules::default();
+    let who = Who { listener: 0, source: [192, 0, 2, 7].into(), id: None, kind: Some(kind), version: None };
+    let judged_by = (rules.schema().clone(), rules.table(&who));
+    let standard = Standard::default();
     let mut inspector =
-        Inspector::new(Standard::default(), kind, &handshake, 8 << 20, 50 << 20, Instant::ZERO);
+        Inspector::new(standard, judged_by, kind, &handshake, (8 << 20, 50 << 20), Instant::ZERO);
     inspector.node_handshake(&Handshake::new("mainnet", NodeType::FullNode, 8444).encode());
     inspector
 }

@@ -188,7 +188,7 @@ impl Inbound {
             left: u64::from(envelope.body),
             streams,
             to,
-            body: through.inspector.body(envelope),
+            body: if to == To::Nowhere { None } else { through.inspector.body(envelope) },
             kept: keeps.then(Vec::new),
             claim,
             begun: now,

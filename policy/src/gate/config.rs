@@ -2,12 +2,11 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::chia::{NodeType, NodeTypes, Standard};
 use crate::identity::Fleet;
-use crate::session::PeerId;
+use crate::rules::Rules;
 use crate::tls::{Acceptor, Connector};
 
 /// How long each step may take.
@@ -156,10 +155,12 @@ impl Default for Budgets {
 pub struct Config {
     /// The network that handshakes must name.
     pub network: String,
+    /// The listener's place in the host's configuration, as scopes of the rules name it.
+    pub listener: u16,
     /// Kinds of peers that are served.
     pub types: NodeTypes,
-    /// Peers that are served whatever their kind, with a reserved standing.
-    pub friends: BTreeSet<PeerId>,
+    /// Limits, actions and friends: those are served whatever their kind, with a reserved standing.
+    pub rules: Arc<Rules>,
     /// What the node is told as the peer's server port: `Some(0)` where the node sees our address instead of the peer's,
     /// `None` to pass on what the peer said.
     pub server_port: Option<u16>,
@@ -169,7 +170,7 @@ pub struct Config {
     pub deadlines: Deadlines,
     /// How much a session may hold or do.
     pub limits: Limits,
-    /// What messages are judged by.
+    /// What messages are judged by, beside the rules.
     pub standard: Standard,
     /// Memory for unfinished messages.
     pub budgets: Budgets,
@@ -186,8 +187,9 @@ impl Config {
     pub fn new(network: &str, acceptor: Acceptor, connector: Connector, fleet: Arc<Fleet>) -> Config {
         Config {
             network: network.to_owned(),
+            listener: 0,
             types: NodeTypes::NONE.with(NodeType::FullNode),
-            friends: BTreeSet::new(),
+            rules: Arc::default(),
             server_port: Some(0),
             host: "node".to_owned(),
             deadlines: Deadlines::default(),

@@ -1,5 +1,7 @@
 //! A session above TLS: which step it is in, what each side's plaintext means there, and how it ends.
 
+use core::net::IpAddr;
+use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -9,6 +11,7 @@ use super::farewell;
 use super::half::{Half, Life};
 use super::outward::{Back, Outbound};
 use crate::chia::{Envelope, Handshake, Inspector, NodeType, number};
+use crate::rules::{Rules, Table, Who};
 use crate::session::{Close, Instant, Leg, PeerId, Request, Standing};
 use crate::verdict::Reason;
 use crate::websocket::{ClientUpgrade, CloseFrame, Piece, Role, ServerUpgrade, close_code};
@@ -58,6 +61,10 @@ impl Step {
 /// A session above TLS.
 pub(super) struct Exchange {
     pub(super) config: Arc<Config>,
+    /// Those that the session began with, unless it was told to take others.
+    pub(super) rules: Arc<Rules>,
+    table: Arc<Table>,
+    source: IpAddr,
     seed: u64,
     pub(super) step: Step,
     /// When the step must be done.
@@ -69,6 +76,8 @@ pub(super) struct Exchange {
     pub(super) inspector: Option<Box<Inspector>>,
     pub(super) requests: VecDeque<Request>,
     pub(super) verdict: Option<Reason>,
+    /// How long the peer's address is to be refused for it.
+    pub(super) penalty: Option<Duration>,
     pub(super) peer: Option<PeerId>,
     /// When the peer's last message arrived.
     pub(super) spoke: Instant,
@@ -77,12 +86,17 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(config: Arc<Config>, seed: u64, now: Instant) -> Exchange {
+    pub(super) fn new(config: Arc<Config>, source: IpAddr, seed: u64, now: Instant) -> Exchange {
+        let who = Who { listener: config.listener, source, id: None, kind: None, version: None };
+        let rules = config.rules.clone();
         let due = now + config.deadlines.tls;
         let public = Half::new(Role::Server, Life::Live, &config.limits, seed, now);
         let private = Half::new(Role::Client, Life::Absent, &config.limits, seed, now);
         Exchange {
+            table: rules.table(&who),
             config,
+            rules,
+            source,
             seed,
             step: Step::Tls,
             due,
@@ -93,6 +107,7 @@ impl Exchange {
             inspector: None,
             requests: VecDeque::new(),
             verdict: None,
+            penalty: None,
             peer: None,
             spoke: now,
             tally: Tally::default(),
@@ -154,14 +169,45 @@ impl Exchange {
     /// TLS with the peer is done.
     pub(super) fn proven(&mut self, now: Instant, peer: PeerId) {
         self.peer = Some(peer);
+        self.look_up();
         let standing = if self.is_friend() { Standing::Reserved } else { Standing::Proven };
         self.requests.push_back(Request::Standing(standing));
         self.step = Step::Upgrade(Box::default());
         self.due = now + self.config.deadlines.upgrade;
     }
 
+    /// What is known about the peer.
+    pub(super) fn who(&self) -> Who {
+        Who {
+            listener: self.config.listener,
+            source: self.source,
+            id: self.peer,
+            kind: self.kind(),
+            version: self.inspector.as_deref().and_then(Inspector::version),
+        }
+    }
+
     fn is_friend(&self) -> bool {
-        self.peer.is_some_and(|peer| self.config.friends.contains(&peer))
+        self.rules.is_friend(&self.who())
+    }
+
+    /// More is known about the peer than before: other scopes may hold.
+    fn look_up(&mut self) {
+        self.table = self.rules.table(&self.who());
+        if let Some(inspector) = &mut self.inspector {
+            inspector.adopt(self.rules.schema().clone(), self.table.clone());
+        }
+    }
+
+    /// Takes other rules from now on.
+    pub(super) fn adopt(&mut self, rules: Arc<Rules>) {
+        self.rules = rules;
+        self.look_up();
+    }
+
+    /// Bytes a second that the peer has to manage.
+    fn rate(&self) -> u32 {
+        self.table.rate.unwrap_or(self.config.limits.rate)
     }
 
     /// The node is connected.
@@ -238,12 +284,13 @@ impl Exchange {
 
     /// The way from the peer to the node, once its handshake passed.
     fn inward(&mut self) -> Option<(&mut Inbound, Through<'_>)> {
+        let rate = self.rate();
         let through = Through {
             inspector: self.inspector.as_deref_mut()?,
             writer: &mut self.private.writer,
             budgets: &self.config.budgets,
             tally: &mut self.tally,
-            rate: self.config.limits.rate,
+            rate,
         };
         Some((&mut self.inbound, through))
     }
@@ -297,11 +344,13 @@ impl Exchange {
         let (kind, handshake) = self.check_handshake(&mut message)?;
         let limits = self.config.limits;
         let standard = self.config.standard.clone();
-        self.inspector =
-            Some(Box::new(Inspector::new(standard, kind, &handshake, limits.hold, limits.stream, now)));
+        let rules = (self.rules.schema().clone(), self.table.clone());
+        let most = (self.table.hold.unwrap_or(limits.hold), limits.stream);
+        self.inspector = Some(Box::new(Inspector::new(standard, rules, kind, &handshake, most, now)));
+        self.look_up();
         self.software = handshake.software_version.into();
         self.inbound.put(&mut self.private.writer, &message, &mut self.tally);
-        self.requests.push_back(Request::Dial { peer: self.peer });
+        self.requests.push_back(Request::Dial { peer: self.peer, kind: Some(kind) });
         self.step = Step::Dial;
         self.due = now + self.config.deadlines.dial;
         Ok(())
@@ -381,7 +430,7 @@ impl Exchange {
     pub(super) fn look_at_reader(&mut self, now: Instant, leg: Leg) {
         let deadlines = &self.config.deadlines;
         let (least, reason) = match leg {
-            Leg::Public => (u64::from(self.config.limits.rate) * deadlines.stall.as_secs(), Reason::Stalled),
+            Leg::Public => (u64::from(self.rate()) * deadlines.stall.as_secs(), Reason::Stalled),
             Leg::Private => (1, Reason::NodeStalled),
         };
         if !self.half_mut(leg).reads(now, least) {
@@ -425,6 +474,11 @@ impl Exchange {
             return;
         }
         self.verdict = Some(reason);
+        let message = self.inspector.as_deref().and_then(Inspector::penalty);
+        self.penalty = message.or_else(|| self.table.response(reason, None).ban());
+        if let Some(inspector) = &mut self.inspector {
+            inspector.finish();
+        }
         self.inbound.abandon();
         let step = core::mem::replace(&mut self.step, Step::Over);
         if let Step::Upgrade(_) = step {

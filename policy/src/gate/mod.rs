@@ -17,12 +17,15 @@ mod half;
 mod outward;
 
 use core::fmt;
+use core::net::IpAddr;
+use core::time::Duration;
 use std::sync::Arc;
 
 pub use carry::Tally;
 pub use config::{Budget, Budgets, Config, Deadlines, Limits, Share};
 
-use crate::chia::NodeType;
+use crate::chia::{Inspector, Minute, NodeType, Would};
+use crate::rules::{Rules, Who};
 use crate::session::{Close, Done, End, Instant, Leg, PeerId, Request, Session};
 use crate::tls::connector::Showing;
 use crate::tls::record::OVERHEAD;
@@ -68,11 +71,41 @@ enum Timer {
 }
 
 impl Gate {
-    /// A session for a peer that has just connected. `seed` decides the masks and the key of the private leg's
-    /// WebSocket.
-    pub fn new(config: Arc<Config>, seed: u64, now: Instant) -> Gate {
+    /// A session for a peer that has just connected from `source`. `seed` decides the masks and the key of the private
+    /// leg's WebSocket.
+    pub fn new(config: Arc<Config>, source: IpAddr, seed: u64, now: Instant) -> Gate {
         let public = config.acceptor.accept();
-        Gate { public, private: None, exchange: Exchange::new(config, seed, now) }
+        Gate { public, private: None, exchange: Exchange::new(config, source, seed, now) }
+    }
+
+    /// What is known about the peer.
+    pub fn who(&self) -> Who {
+        self.exchange.who()
+    }
+
+    /// The rules that it is judged by.
+    pub fn rules(&self) -> &Arc<Rules> {
+        &self.exchange.rules
+    }
+
+    /// Judges by other rules from now on. What was counted stays; what was agreed on with the peer stays.
+    pub fn adopt(&mut self, rules: Arc<Rules>) {
+        self.exchange.adopt(rules);
+    }
+
+    /// Whether there is something for [`Gate::would`] or [`Gate::minute`].
+    pub fn has_facts(&self) -> bool {
+        self.exchange.inspector.as_deref().is_some_and(Inspector::has_facts)
+    }
+
+    /// The next thing that was decided about a message and not carried out as a refusal.
+    pub fn would(&mut self) -> Option<Would> {
+        self.exchange.inspector.as_deref_mut()?.would()
+    }
+
+    /// What came of each type in the last minute that is over, once.
+    pub fn minute(&mut self) -> Vec<Minute> {
+        self.exchange.inspector.as_deref_mut().map(Inspector::minute).unwrap_or_default()
     }
 
     /// Who the peer is, once its Finished was verified.
@@ -405,6 +438,10 @@ impl Session for Gate {
 
     fn detail(&self) -> Option<&str> {
         self.exchange.inspector.as_ref()?.detail()
+    }
+
+    fn penalty(&self) -> Option<Duration> {
+        self.exchange.penalty
     }
 }
 

@@ -32,7 +32,7 @@ fn sent(relay: &mut Relay, leg: Leg) -> Vec<u8> {
 fn open() -> Relay {
     let mut relay = relay();
     assert_eq!(relay.receive(NOW, Leg::Public, &mut b"hello".to_owned()), 5);
-    assert_eq!(requests(&mut relay), ["Dial { peer: None }"]);
+    assert_eq!(requests(&mut relay), ["Dial { peer: None, kind: None }"]);
     assert_eq!(sent(&mut relay, Leg::Private), b"");
     relay.complete(NOW, Done::Dialled);
     assert_eq!(requests(&mut relay), ["Standing(Proven)"]);
@@ -48,7 +48,7 @@ fn a_silent_peer_gets_its_node_after_a_short_wait() {
     relay.advance(at - Duration::from_millis(1));
     assert_eq!(requests(&mut relay), [""; 0]);
     relay.advance(at);
-    assert_eq!(requests(&mut relay), ["Dial { peer: None }"]);
+    assert_eq!(requests(&mut relay), ["Dial { peer: None, kind: None }"]);
     relay.complete(at, Done::Dialled);
     relay.receive(at, Leg::Private, &mut b"220 ready".to_owned());
     assert_eq!(sent(&mut relay, Leg::Public), b"220 ready");
@@ -79,7 +79,7 @@ fn a_peer_that_finishes_while_the_node_is_dialled() {
     let mut relay = relay();
     relay.receive(NOW, Leg::Public, &mut b"GET".to_owned());
     relay.ended(NOW, Leg::Public, End::Fin);
-    assert_eq!(requests(&mut relay), ["Dial { peer: None }"]);
+    assert_eq!(requests(&mut relay), ["Dial { peer: None, kind: None }"]);
     relay.complete(NOW, Done::Dialled);
     assert_eq!(sent(&mut relay, Leg::Private), b"GET");
     let finish = close(Leg::Private, Close::Finish(Reason::Finished));

@@ -4,5 +4,6 @@ mod interleaved;
 mod judged;
 mod passing;
 mod refusals;
+mod ruled;
 mod time;
 mod world;

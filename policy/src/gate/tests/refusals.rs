@@ -1,7 +1,9 @@
 //! Every rule that ends a session before or after a node was dialled: its reason, what the peer is told, and what the node
 //! saw.
 
-use super::world::{Dials, KEY, MASK, World, binary, config, greeting, message, peer_id, upgrade};
+use super::world::{
+    Dials, KEY, MASK, World, befriended, binary, config, greeting, message, peer_id, upgrade,
+};
 use crate::chia::{Envelope, Handshake, ID_HEADER_BYTES, Message, NodeType, NodeTypes, number};
 use crate::session::{Close, DialFailure, Done, End, Leg, Request, Session, Standing};
 use crate::verdict::Reason;
@@ -108,7 +110,7 @@ fn a_peer_that_breaks_tls_after_finished() {
 fn only_a_verified_finished_makes_a_peer_proven() {
     assert_eq!(World::with(config(), None).standings, []);
     assert_eq!(World::secured().standings, [Standing::Proven]);
-    let friends = |config: &mut crate::gate::Config| config.friends = [peer_id()].into();
+    let friends = |config: &mut crate::gate::Config| config.rules = befriended();
     let mut world = World::configured(friends);
     world.run();
     assert_eq!(world.standings, [Standing::Reserved]);
@@ -288,7 +290,7 @@ fn handshakes() {
 
 #[test]
 fn friends_may_be_of_any_kind() {
-    let mut world = World::configured(|config| config.friends = [peer_id()].into());
+    let mut world = World::configured(|config| config.rules = befriended());
     world.run();
     world.say(&upgrade());
     world.say(&binary(&handshake(|handshake| handshake.node_type = NodeType::Farmer as u8)));

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use rustls::{
 use crate::chia::{Alarm, Handshake, Message, NodeType, Schema, Standard, number};
 use crate::gate::{Budgets, Config, Gate};
 use crate::identity::Fleet;
+use crate::rules::{Friends, Layer, Rules};
 use crate::session::{Close, DialFailure, Done, End, Instant, Leg, PeerId, Request, Session, Standing};
 use crate::tls::ca::Authority;
 use crate::tls::{Acceptor, Clock, Connector, Credential, Settings, mint, provider};
@@ -53,22 +55,36 @@ static SHARED: LazyLock<Shared> = LazyLock::new(|| {
 /// With a standard that knows types and limits but no bodies, pairs nothing, and is older than the node: what is under test is how messages pass.
 /// The true one is [`judging`].
 pub(super) fn config() -> Config {
-    static LENIENT: LazyLock<Arc<Schema>> = LazyLock::new(|| {
+    static LENIENT: LazyLock<Arc<Rules>> = LazyLock::new(|| {
         let mut schema: serde_json::Value = serde_json::from_str(PROTOCOL).expect("JSON");
         schema["chia_blockchain"] = "1.0.0".into();
         for message in schema["messages"].as_array_mut().expect("messages") {
             message["body"] = serde_json::Value::Null;
             message["push"] = "always".into();
         }
-        Arc::new(Schema::parse(&schema.to_string()).expect("a schema"))
+        let schema = Schema::parse(&schema.to_string()).expect("a schema");
+        Arc::new(Rules::new(schema.into(), Layer::default(), Vec::new(), Friends::default()))
     });
-    let standard = Standard { schema: LENIENT.clone(), ..Standard::default() };
-    Config { standard, ..judging() }
+    Config { rules: LENIENT.clone(), ..judging() }
 }
 
 /// As sessions are judged.
 pub(super) fn judging() -> Config {
     Config { budgets: Budgets::default(), standard: Standard::default(), ..SHARED.config.clone() }
+}
+
+/// The certificate that the peer shows.
+pub(super) fn peer_credential() -> &'static Credential {
+    &SHARED.peer
+}
+
+/// Where the peer comes from.
+pub(super) const PEER_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+
+/// Rules that know this peer as a friend.
+pub(super) fn befriended() -> Arc<Rules> {
+    let friends = Friends { ids: [peer_id()].into(), networks: Vec::new() };
+    Rules::new(Schema::embedded(), Layer::default(), Vec::new(), friends).into()
 }
 
 pub(super) fn peer_id() -> PeerId {
@@ -344,7 +360,7 @@ impl World {
     pub(super) fn with(config: Config, credential: Option<&Credential>) -> World {
         let now = Duration::from_secs(1_000);
         World {
-            gate: Gate::new(Arc::new(config), 5, now),
+            gate: Gate::new(Arc::new(config), PEER_ADDRESS, 5, now),
             now,
             peer: Side::new(client(credential), Role::Client),
             node: None,
@@ -494,7 +510,7 @@ impl World {
                 Request::Standing(standing) => self.standings.push(standing),
                 Request::Node(id) => self.node_ids.push(id),
                 Request::Alarm(alarm) => self.alarms.push(alarm),
-                Request::Dial { peer } => {
+                Request::Dial { peer, .. } => {
                     self.dialled.push(peer);
                     match self.dials {
                         Dials::Hang => {}

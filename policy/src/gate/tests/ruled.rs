@@ -1,0 +1,148 @@
+//! What a session does by rules that are not the node's: other limits, other actions, shadow, and rules that change while
+//! it goes on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::world::{World, binary, judging, peer_credential};
+use crate::chia::{Message, Schema, Would, number};
+use crate::gate::Config;
+use crate::rules::{
+    Action, Enforcement, Friends, Layer, LimitRule, MessageRule, ReasonRule, Response, Rules, Stated,
+};
+use crate::session::Session;
+use crate::verdict::Reason;
+
+fn at<T>(value: T) -> Option<Stated<T>> {
+    Some(Stated { value, line: 1 })
+}
+
+/// Lets two `request_peers` pass in a minute, and does this about more.
+fn two_requests(action: Action, shadow: bool) -> Layer {
+    let from_peer = LimitRule { messages: at(2), ..LimitRule::default() };
+    let rule =
+        MessageRule { from_peer, to_peer: LimitRule::default(), action: at(action), shadow: at(shadow) };
+    Layer { messages: [(number::REQUEST_PEERS, rule)].into(), ..Layer::default() }
+}
+
+fn reason(reason: Reason, action: Action) -> Layer {
+    let reasons = BTreeMap::from([(reason, ReasonRule { action: at(action), shadow: None })]);
+    Layer { reasons, ..Layer::default() }
+}
+
+fn rules(layer: Layer) -> Rules {
+    Rules::new(Schema::embedded(), layer, Vec::new(), Friends::default())
+}
+
+fn world(rules: Rules) -> World {
+    World::with(Config { rules: Arc::new(rules), ..judging() }, Some(peer_credential())).opened()
+}
+
+fn request_peers() -> Vec<u8> {
+    Message::new(number::REQUEST_PEERS, []).with_id(7).encode()
+}
+
+/// The session as three requests have come; how many went on.
+fn after_three(rules: Rules) -> (World, usize) {
+    let mut world = world(rules);
+    // Every minute of the limits begins with a full minute of the clock.
+    world.wait_until(Duration::from_secs(1_021));
+    for _ in 0..3 {
+        world.say(&binary(&request_peers()));
+    }
+    let passed = world.node_messages().len() - 1;
+    (world, passed)
+}
+
+#[test]
+fn beyond_a_limit_the_rules_decide() {
+    let minute = Duration::from_secs(60);
+    for (action, verdict, penalty) in [
+        (Action::Close, Some(Reason::RateLimited), None),
+        (Action::Ban(minute), Some(Reason::RateLimited), Some(minute)),
+        (Action::Drop, None, None),
+    ] {
+        let (world, passed) = after_three(rules(two_requests(action, false)));
+        assert_eq!((world.verdict(), passed, world.gate.penalty()), (verdict, 2, penalty), "{action}");
+    }
+    let (world, passed) = after_three(rules(two_requests(Action::Log, false)));
+    assert_eq!((world.verdict(), passed), (None, 3));
+}
+
+#[test]
+fn in_shadow_it_passes_and_is_told() {
+    let ban = Action::Ban(Duration::from_secs(60));
+    for rules in
+        [rules(two_requests(ban, true)), rules(two_requests(ban, false)).enforced(Enforcement::Shadow)]
+    {
+        let (mut world, passed) = after_three(rules);
+        assert_eq!((world.verdict(), passed, world.gate.penalty()), (None, 3, None));
+        let response = Response { action: ban, shadow: true };
+        let expected = Would { reason: Reason::RateLimited, kind: number::REQUEST_PEERS, response };
+        assert_eq!((world.gate.would(), world.gate.would()), (Some(expected), None));
+    }
+}
+
+#[test]
+fn what_is_delayed_goes_on_in_its_order_once_the_minute_is_over() {
+    let (mut world, passed) = after_three(rules(two_requests(Action::Delay, false)));
+    assert_eq!((world.verdict(), passed), (None, 2));
+    let other = Message::new(number::NONE_RESPONSE, []).with_id(7).encode();
+    world.say(&binary(&other));
+    world.wait_until(Duration::from_secs(1_079));
+    assert_eq!(world.node_messages().len(), 3, "before the minute is over nothing goes on");
+    world.wait_until(Duration::from_secs(1_081));
+    assert_eq!(world.node_messages()[3], request_peers());
+    assert_eq!(world.verdict(), None);
+    // The node lives.
+    world.node_sends(&Message::new(number::NEW_PEAK, vec![0; 88]).encode());
+    // The delayed one counted for this minute: one more passes, and the next waits again.
+    world.say(&binary(&request_peers()));
+    let before = world.node_messages().len();
+    world.say(&binary(&request_peers()));
+    assert_eq!(world.node_messages().len(), before);
+    world.wait_until(Duration::from_secs(1_141));
+    assert_eq!((world.node_messages().len(), world.verdict()), (before + 1, None));
+}
+
+#[test]
+fn a_kind_of_message_that_is_let_pass_reaches_the_node() {
+    let farmers = Message::new(8, vec![0; 40]).encode();
+    let mut closed = world(rules(Layer::default()));
+    closed.say(&binary(&farmers));
+    assert_eq!(closed.verdict(), Some(Reason::NotForThisSender));
+    let mut passed = world(rules(reason(Reason::NotForThisSender, Action::Drop)));
+    passed.say(&binary(&farmers));
+    assert_eq!((passed.verdict(), passed.node_messages().len()), (None, 1));
+}
+
+#[test]
+fn a_ban_for_a_reason_that_is_no_messages_is_told_to_the_host() {
+    let hour = Duration::from_secs(3_600);
+    let mut world = world(rules(reason(Reason::EnvelopeMalformed, Action::Ban(hour))));
+    world.say(&binary(&[1, 2]));
+    assert_eq!((world.verdict(), world.gate.penalty()), (Some(Reason::EnvelopeMalformed), Some(hour)));
+}
+
+#[test]
+fn a_session_takes_other_rules_when_it_is_told_to_and_not_before() {
+    let (mut world, passed) = after_three(rules(two_requests(Action::Log, false)));
+    assert_eq!((world.verdict(), passed), (None, 3));
+    world.gate.adopt(Arc::new(rules(two_requests(Action::Close, false))));
+    world.run();
+    assert_eq!(world.verdict(), None, "what passed has passed");
+    world.say(&binary(&request_peers()));
+    assert_eq!(world.verdict(), Some(Reason::RateLimited));
+}
+
+#[test]
+fn a_minute_that_is_over_is_told_once() {
+    let (mut world, _) = after_three(rules(two_requests(Action::Log, false)));
+    world.wait_until(Duration::from_secs(1_090));
+    world.say(&binary(&request_peers()));
+    let minute = world.gate.minute();
+    let requests = minute.iter().find(|minute| minute.kind == number::REQUEST_PEERS).expect("requests");
+    assert_eq!((requests.messages, requests.bytes, requests.largest), (3, 0, 0));
+    assert_eq!(world.gate.minute(), []);
+}
