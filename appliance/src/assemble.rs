@@ -13,8 +13,8 @@ use hedgerow_dataplane::link::{self, LinkConfig};
 use hedgerow_dataplane::screen::{Master, ScreenConfig};
 use hedgerow_dataplane::shard::{self, Accept, Exchange, ShardIndex, ShardLink, Target};
 use hedgerow_dataplane::tcp::{self, EngineConfig};
-use hedgerow_dataplane::wire::{LinkId, Prefix, PrefixSet};
-use hedgerow_policy::chia::{NodeType, NodeTypes, Schema, Standard};
+use hedgerow_dataplane::wire::{LinkId, Prefix};
+use hedgerow_policy::chia::{NodeType, NodeTypes, Standard};
 use hedgerow_policy::gate;
 use hedgerow_policy::identity::Fleet;
 use hedgerow_policy::tls::ca::Authority;
@@ -23,7 +23,7 @@ use hedgerow_policy::{PeerId, relay};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{Config, Interiors, Listener, PeerType, Pool, Port, Protocol, Share};
+use crate::config::{Config, Listener, PeerType, Pool, Port, Protocol, Share};
 use crate::core::CoreConfig;
 use crate::identity::Secret;
 use crate::pool::{NodeConfig, PATIENCE, PoolConfig};
@@ -190,11 +190,6 @@ fn listener(listener: &Listener) -> shard::Listener {
     }
 }
 
-/// From where friends come.
-pub fn friends(config: &Config) -> Arc<PrefixSet> {
-    Arc::new(config.limits.friends.iter().map(network).collect())
-}
-
 /// What no ban may concern, by the names that the configuration has for it.
 pub fn protected(config: &Config) -> Vec<(Prefix, String)> {
     let own = |port: &Port| {
@@ -210,7 +205,7 @@ pub fn protected(config: &Config) -> Vec<(Prefix, String)> {
     config.ports.iter().flat_map(own).chain(nodes).chain(friends).chain(never).collect()
 }
 
-fn network(net: &ipnet::IpNet) -> Prefix {
+pub(crate) fn network(net: &ipnet::IpNet) -> Prefix {
     Prefix::of(net.addr().into(), net.prefix_len())
 }
 
@@ -242,47 +237,34 @@ pub fn kinds(config: &Config, secret: &Secret, settings: &Settings) -> Result<Ve
         held: held.clone(),
     };
     let budgets: Vec<gate::Budgets> = config.pools.iter().map(budget).collect();
-    let standards = standards(config)?;
+    let standards = standards(config);
     let identities = match config.listeners.iter().any(|l| l.protocol == Protocol::Chia) {
         true => Some(Identities::new(config, secret, settings)?),
         false => None,
     };
-    let kind = |listener: &Listener| {
+    let kind = |(index, listener): (usize, &Listener)| {
         let pool = &config.pools[listener.pool];
         match (listener.protocol, &identities) {
             (Protocol::Chia, Some(identities)) => {
                 let (budgets, standard) = (&budgets[listener.pool], &standards[listener.pool]);
-                identities.gates(config, listener, pool, budgets, standard).map(Kind::Gate)
+                identities.gates(config, index, pool, budgets, standard).map(Kind::Gate)
             }
             _ => Ok(Kind::Relay(relay::Config { dial: dial_deadline(pool), ..relay::Config::default() })),
         }
     };
-    config.listeners.iter().map(kind).collect()
+    config.listeners.iter().enumerate().map(kind).collect()
 }
 
-/// What messages are judged by, for each pool: what one node shows to be true holds for all of its pool.
-fn standards(config: &Config) -> Result<Vec<Standard>, AssembleError> {
-    let messages = &config.messages;
-    let schema = match &messages.schema {
-        None => Schema::embedded(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|e| AssembleError::File(path.clone(), e.to_string()))?;
-            let schema = Schema::parse(&text);
-            Arc::new(schema.map_err(|e| AssembleError::File(path.clone(), e.to_string()))?)
-        }
-    };
+/// What messages are judged by beside the rules, for each pool: what one node shows to be true holds for all of its pool.
+fn standards(config: &Config) -> Vec<Standard> {
     let usual = Standard::default();
     let standard = |pool: &Pool| Standard {
-        schema: schema.clone(),
         truth: Arc::default(),
-        interiors: messages.interiors == Interiors::Enforce,
         // Towards an address of the peer's own, a node limits itself.
         paces: !pool.source.is_transparent(),
-        in_flight: messages.in_flight,
         ..usual.clone()
     };
-    Ok(config.pools.iter().map(standard).collect())
+    config.pools.iter().map(standard).collect()
 }
 
 /// The queue's patience, and as many failed dials as anyone would wait for.
@@ -316,11 +298,12 @@ impl<'a> Identities<'a> {
     fn gates(
         &self,
         config: &Config,
-        listener: &Listener,
+        index: usize,
         pool: &Pool,
         budgets: &gate::Budgets,
         standard: &Standard,
     ) -> Result<BTreeMap<IpAddr, Arc<gate::Config>>, AssembleError> {
+        let listener = &config.listeners[index];
         let port = &config.ports[listener.port];
         let all = port.addresses.iter().map(|own| own.address);
         let served = all.filter(|own| listener.address.is_none_or(|wanted| wanted == *own));
@@ -338,6 +321,7 @@ impl<'a> Identities<'a> {
                 ..usual.deadlines
             };
             let gate = gate::Config {
+                listener: index as u16,
                 types: listener
                     .types
                     .iter()

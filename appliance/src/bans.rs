@@ -8,7 +8,7 @@
 //!
 //! - The operator bans and lifts what he likes, but for what is protected: the nodes, our own addresses and gateways, friends,
 //!   and the prefixes of `bans.never`. A ban that would touch one of them is refused with its name.
-//! - The policy bans where `bans.policy` says so: single addresses (IPv6: a /64) whose peers, after their TLS Finished, did
+//! - The policy bans where `bans.policy` or an action of `policy.toml` says so: single addresses (IPv6: a /64) whose peers, after their TLS Finished, did
 //!   what [`score`] gives points for. Nothing that a stranger sends can ban anybody: whoever only returned a cookie may be
 //!   a forger.
 
@@ -21,11 +21,9 @@ pub mod text;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use hedgerow_dataplane::screen::DenyList;
 use hedgerow_dataplane::wire::Prefix;
@@ -33,6 +31,9 @@ use hedgerow_policy::verdict;
 use serde::{Deserialize, Serialize};
 
 pub use book::{Ban, Book, Change, Origin, Refusal, Rules};
+
+use crate::rules::swap::Swap;
+use crate::rules::{InForce, Policy};
 
 /// Complaints of the shards that may wait; what exceeds it is lost, as a flood of complaints says nothing new.
 const COMPLAINTS: usize = 1_024;
@@ -44,14 +45,15 @@ const LOOK: Duration = Duration::from_secs(1);
 struct Complaint {
     source: IpAddr,
     reason: verdict::Reason,
+    /// For how many seconds, where the policy says so; else it is for the score.
+    seconds: Option<u64>,
 }
 
 /// The bans of a running appliance.
 pub struct Bans {
     book: Mutex<Book>,
-    list: ArcSwap<DenyList>,
-    /// Counts the lists; shards look at this, and at the list only when it has moved.
-    version: AtomicU64,
+    /// What is in force on the shards: the list of who is refused, and the policy.
+    swap: Swap<InForce>,
     shards: u16,
     close: bool,
     file: Option<PathBuf>,
@@ -129,8 +131,7 @@ impl Bans {
         let (complaints, received) = bounded(COMPLAINTS);
         let bans = Arc::new(Bans {
             book: Mutex::new(book),
-            list: ArcSwap::default(),
-            version: AtomicU64::new(0),
+            swap: Swap::new(setup.shards, Arc::default()),
             shards: setup.shards,
             close: setup.close,
             file: setup.file,
@@ -138,7 +139,7 @@ impl Bans {
             tell: setup.tell,
             clock: setup.clock,
         });
-        bans.publish(&mut bans.lock());
+        bans.publish(&mut bans.lock(), InForce::default());
         let keeper = Arc::downgrade(&bans);
         std::thread::Builder::new().name("bans".into()).spawn(move || {
             while let Some(bans) = keeper.upgrade() {
@@ -160,7 +161,7 @@ impl Bans {
         let changes = book.take_changes();
         if !changes.is_empty() {
             self.collect_hits(&mut book);
-            self.publish(&mut book);
+            self.publish(&mut book, InForce { now: false, ..InForce::clone(&self.swap.current()) });
         }
         let saved = if changes.is_empty() { Ok(()) } else { self.save(&mut book) };
         drop(book);
@@ -195,24 +196,50 @@ impl Bans {
     /// A peer that had finished its TLS handshake was closed for a reason. Never waits.
     pub fn complain(&self, source: IpAddr, reason: verdict::Reason) {
         if score::points(reason) > 0 {
-            // What does not fit is lost, see COMPLAINTS.
-            let _ = self.complaints.try_send(Complaint { source, reason });
+            self.tell_of(Complaint { source, reason, seconds: None });
         }
     }
 
-    /// Which list is in force; moves when it changes.
+    /// A peer that had finished its TLS handshake was closed for a reason for which the policy bans. Never waits.
+    pub fn punish(&self, source: IpAddr, reason: verdict::Reason, time: Duration) {
+        self.tell_of(Complaint { source, reason, seconds: Some(time.as_secs().max(1)) });
+    }
+
+    fn tell_of(&self, complaint: Complaint) {
+        let in_force = self.swap.current();
+        if in_force.policy.as_ref().is_some_and(|policy| policy.allow.covers(complaint.source.into())) {
+            return;
+        }
+        // What does not fit is lost, see COMPLAINTS.
+        let _ = self.complaints.try_send(complaint);
+    }
+
+    /// Puts a policy in force, with the bans that there are. With `now`, sessions that stand are judged by it too.
+    pub fn adopt(&self, policy: Arc<Policy>, number: u64, now: bool) {
+        let mut book = self.lock();
+        self.collect_hits(&mut book);
+        let in_force = InForce { policy: Some(policy), number, now, ..InForce::default() };
+        self.publish(&mut book, in_force);
+    }
+
+    /// Whether all shards have what is in force.
+    pub fn is_taken(&self) -> bool {
+        self.swap.is_taken()
+    }
+
+    /// What is in force, for shards to take over.
+    pub fn swap(&self) -> &Swap<InForce> {
+        &self.swap
+    }
+
+    /// Counts what is in force; moves when it changes.
     pub fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
+        self.swap.count()
     }
 
     /// The list in force.
     pub fn list(&self) -> Arc<DenyList> {
-        self.list.load_full()
-    }
-
-    /// Whether connections of a source end when it is banned.
-    pub fn close(&self) -> bool {
-        self.close
+        self.swap.current().deny.clone()
     }
 
     /// Waits for complaints and does what is due; false when nobody can complain any more.
@@ -223,8 +250,11 @@ impl Bans {
             Err(RecvTimeoutError::Disconnected) => return false,
         };
         let changed = self.change(|book, now| {
-            for Complaint { source, reason } in first.into_iter().chain(complaints.try_iter()) {
-                book.complain(now, source.into(), reason);
+            for Complaint { source, reason, seconds } in first.into_iter().chain(complaints.try_iter()) {
+                match seconds {
+                    Some(seconds) => book.punish(now, source.into(), reason, seconds),
+                    None => book.complain(now, source.into(), reason),
+                };
             }
             book.expire(now);
         });
@@ -236,15 +266,24 @@ impl Bans {
 
     /// Takes the hits that the shards have counted into the book.
     fn collect_hits(&self, book: &mut Book) {
-        book.count_hits(self.list.load().hits());
+        book.count_hits(self.swap.current().deny.hits());
     }
 
-    /// Makes a new list of the book.
-    fn publish(&self, book: &mut Book) {
+    /// Makes a new list of the book and the policy, and puts it in force with that.
+    fn publish(&self, book: &mut Book, in_force: InForce) {
         book.settle_hits();
-        let prefixes: Vec<Prefix> = book.bans().map(|ban| ban.prefix).collect();
-        self.list.store(Arc::new(DenyList::new(prefixes, self.shards)));
-        self.version.fetch_add(1, Ordering::Release);
+        let listed = in_force.policy.as_ref().map_or(&[][..], |policy| &policy.deny);
+        let banned: Vec<Prefix> = book.bans().map(|ban| ban.prefix).collect();
+        let list = |prefixes: Vec<Prefix>| Arc::new(DenyList::new(prefixes, self.shards));
+        let deny = list(banned.iter().chain(listed).copied().collect());
+        // What the policy lists ends no connection that stands, unless the operator wants it to.
+        let ends = match (self.close, in_force.now) {
+            (_, true) => Some(deny.clone()),
+            (true, false) if listed.is_empty() => Some(deny.clone()),
+            (true, false) => Some(list(banned)),
+            (false, false) => None,
+        };
+        self.swap.put(Arc::new(InForce { deny, ends, ..in_force }));
     }
 
     fn save(&self, book: &mut Book) -> std::io::Result<()> {

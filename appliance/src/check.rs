@@ -12,6 +12,7 @@ use hedgerow_policy::tls::{Clock, Settings};
 use crate::assemble;
 use crate::config::{Config, Driver, Identity, Listener, Pool, Port, Protocol, Share, SourceChoice};
 use crate::identity::Secret;
+use crate::rules::Policy;
 
 /// What `run` would do with a configuration, in a few lines.
 pub fn summary(config: &Config) -> String {
@@ -44,6 +45,25 @@ pub fn summary(config: &Config) -> String {
         limits.buffer_memory >> 20
     );
     text
+}
+
+/// What a policy says, in a line.
+pub fn policy(policy: &Policy) -> String {
+    let Some(path) = &policy.path else {
+        return "policy: none; limits and actions are the node's own\n".to_owned();
+    };
+    let layer = policy.rules.everybody();
+    let friends = policy.rules.friends();
+    format!(
+        "policy {}: {} messages, {} reasons, {} scopes, {} friends, {} prefixes denied, {} allowed\n",
+        path.display(),
+        layer.messages.len(),
+        layer.reasons.len(),
+        policy.rules.scopes().len(),
+        friends.ids.len() + friends.networks.len(),
+        policy.deny.len(),
+        policy.allow.prefixes().len()
+    )
 }
 
 /// The shards, and what each of them may hold.

@@ -17,7 +17,9 @@ use crate::config::units::NodeId;
 use crate::config::{Config, LoadError};
 use crate::identity::Secret;
 use crate::management::{self, Request, Response};
-use crate::{bans, check, explain, run};
+use crate::rules::why::WhyArgs;
+use crate::rules::{Policy, PolicyError};
+use crate::{bans, check, explain, rules, run};
 
 #[derive(Parser)]
 #[command(
@@ -31,6 +33,7 @@ use crate::{bans, check, explain, run};
         hedgerow identity new /etc/hedgerow/secret     once per fleet\n  \
         hedgerow check /etc/hedgerow/hedgerow.toml     before every change\n  \
         hedgerow run -c /etc/hedgerow/hedgerow.toml    the appliance\n  \
+        hedgerow reload --dry-run                      what a changed policy would mean\n  \
         hedgerow status                                what it does and what it refuses"
 )]
 struct Cli {
@@ -45,13 +48,26 @@ enum Command {
     Run(RunArgs),
     /// Check configuration files and say what they would do
     #[command(
-        after_help = "Example:\n  hedgerow check /etc/hedgerow/hedgerow.toml\n\nExits with 1 if any file is wrong."
+        after_help = "Examples:\n  hedgerow check /etc/hedgerow/hedgerow.toml\n  hedgerow check --why full_node request_blocks\n  hedgerow check --why wallet rate_limited --from 192.0.2.7 --version 2.4.0 hedgerow.toml\n\nThe policy that a configuration names is checked with it. Exits with 1 if any file is wrong."
     )]
     Check {
         /// The files
-        #[arg(required = true)]
+        #[arg(default_value = "/etc/hedgerow/hedgerow.toml")]
         files: Vec<PathBuf>,
+        #[command(flatten)]
+        why: WhyArgs,
     },
+    /// Read the policy of a running appliance anew: show what changes, put it in force, go back
+    #[command(
+        after_help = "Examples:\n  hedgerow reload --dry-run\n  hedgerow reload --confirm 60s && hedgerow reload confirm\n  hedgerow reload undo\n  hedgerow reload history\n\nA policy that is wrong changes nothing. Sessions that stand go on by the rules that they began with, unless --enforce-now says otherwise."
+    )]
+    Reload(rules::cli::ReloadArgs),
+    /// Show what the policy decided and did not carry out as a refusal: in shadow, or by an action that passes a message
+    #[command(after_help = "Example:\n  hedgerow report --json | jq '.lines[] | select(.shadow)'")]
+    Report(ClientArgs),
+    /// What editors need for policy.toml
+    #[command(subcommand)]
+    Policy(rules::cli::PolicyCommand),
     /// Show what a running appliance does: ports, flows, sessions, nodes, refusals, memory
     #[command(after_help = "Examples:\n  hedgerow status\n  hedgerow status --json | jq .refused")]
     Status(ClientArgs),
@@ -172,7 +188,10 @@ enum Identity {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run_appliance(&args),
-        Command::Check { files } => check_files(&files),
+        Command::Check { files, why } => check_files(&files, &why),
+        Command::Reload(args) => rules::cli::reload(&args),
+        Command::Report(args) => rules::cli::report(&args),
+        Command::Policy(command) => rules::cli::policy(&command),
         Command::Status(args) => status(&args),
         Command::Events(args) => events(&args),
         Command::Bans(command) => bans::cli::run(&command),
@@ -237,12 +256,32 @@ fn run_appliance(args: &RunArgs) -> Result<(), String> {
     run::run(config).map_err(|error| error.to_string())
 }
 
-fn check_files(files: &[PathBuf]) -> Result<(), String> {
+/// The policy that a configuration names; its warnings and errors go to standard error.
+fn load_policy(config: &Config) -> Result<Policy, String> {
+    let colour = std::io::stderr().is_terminal();
+    match Policy::load(config) {
+        Ok((policy, report)) => {
+            eprint!("{}", report.map(|report| report.render(colour)).unwrap_or_default());
+            Ok(policy)
+        }
+        Err(PolicyError::Wrong(report)) => {
+            eprint!("{}", report.render(colour));
+            Err(format!("{}: the policy is wrong", report.path))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn check_files(files: &[PathBuf], why: &WhyArgs) -> Result<(), String> {
     let mut wrong = Vec::new();
     for path in files {
-        match load(path) {
-            Ok(config) => {
+        match load(path).and_then(|config| load_policy(&config).map(|policy| (config, policy))) {
+            Ok((config, policy)) if why.why.is_some() => {
+                print(&rules::why::explain(&config, &policy, why)?)?;
+            }
+            Ok((config, policy)) => {
                 print(&format!("{}: valid\n{}", path.display(), indent(&check::summary(&config))))?;
+                print(&indent(&check::policy(&policy)))?;
                 for (fatal, problem) in check::machine(&config) {
                     if fatal {
                         wrong.push(problem);

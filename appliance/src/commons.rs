@@ -16,6 +16,7 @@ use hedgerow_policy::PeerId;
 
 use crate::core::CoreConfig;
 use crate::pool::{Pool, PoolConfig, Ticket};
+use crate::rules::slots::Ledger;
 
 /// An identity in a pool.
 pub type Key = (usize, PeerId);
@@ -67,6 +68,8 @@ pub struct Commons {
 pub struct Books {
     /// The pools.
     pub pools: Vec<Pool>,
+    /// Slots of listeners that sessions hold.
+    pub slots: Ledger,
     own_nodes: Vec<PeerId>,
     holders: BTreeMap<Key, Holder>,
     /// By core. Bounded by the sessions: few letters are ever written about one.
@@ -92,6 +95,7 @@ impl Commons {
         Commons {
             books: Mutex::new(Books {
                 pools: pools.iter().map(|pool| Pool::new(pool.clone(), now)).collect(),
+                slots: Ledger::default(),
                 own_nodes,
                 holders: BTreeMap::new(),
                 letters: (0..cores).map(|_| VecDeque::new()).collect(),

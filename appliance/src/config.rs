@@ -40,8 +40,8 @@ pub struct Config {
     pub identity: Option<Identity>,
     /// What may be held at most.
     pub limits: Limits,
-    /// What messages are judged by.
-    pub messages: Messages,
+    /// Where the policy is.
+    pub policy: PolicyFiles,
     /// Who is refused, and who never is.
     pub bans: Bans,
 }
@@ -347,32 +347,15 @@ pub struct Limits {
     pub events: usize,
 }
 
-/// What messages of peers are judged by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Messages {
-    /// A schema in place of the one that the program carries.
-    pub schema: Option<PathBuf>,
-    /// What happens for flaws inside blocks, headers and proofs.
-    pub interiors: Interiors,
-    /// Expensive requests of a peer that the node works on at a time; more wait.
-    pub in_flight: usize,
-}
-
-impl Default for Messages {
-    fn default() -> Self {
-        Messages { schema: None, interiors: Interiors::Shadow, in_flight: 2 }
-    }
-}
-
-/// How blocks, headers and proofs are judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Interiors {
-    /// Counted: forks change them.
-    #[default]
-    Shadow,
-    /// A session ends for a flaw.
-    Enforce,
+/// Where the policy is: what is done about what peers do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PolicyFiles {
+    /// Its file; without one everything is as a node does it.
+    pub file: Option<PathBuf>,
+    /// Where its versions are kept across restarts; without it they end with the process.
+    pub history: Option<PathBuf>,
+    /// The file is read anew when it has changed.
+    pub watch: bool,
 }
 
 impl Default for Limits {
@@ -453,7 +436,13 @@ impl Config {
     pub fn load(path: &Path) -> Result<(Config, Report), LoadError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| LoadError::Unreadable(path.to_owned(), source))?;
-        Config::parse(&path.display().to_string(), &text).map_err(LoadError::Wrong)
+        let parsed = Config::parse(&path.display().to_string(), &text).map_err(LoadError::Wrong);
+        // What it names beside itself stands beside it.
+        parsed.map(|(mut config, report)| {
+            let directory = path.parent().unwrap_or(Path::new(""));
+            config.policy.file = config.policy.file.map(|file| directory.join(file));
+            (config, report)
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use crate::bell::Bell;
 use crate::config::Config;
 use crate::pulse::Pulse;
+use crate::rules::keeper::Keeper;
 use crate::status::{Report, Status};
 
 /// How long the shards have to report.
@@ -87,12 +88,25 @@ pub struct Control {
     config: Arc<Config>,
     lines: Arc<[Line]>,
     started: Instant,
+    policy: Option<Arc<Keeper>>,
 }
 
 impl Control {
     /// The way to the shards at the other ends of `lines`, which run `config` from now on.
     pub fn new(config: Arc<Config>, lines: Vec<Line>) -> Control {
-        Control { config, lines: lines.into(), started: Instant::now() }
+        Control { config, lines: lines.into(), started: Instant::now(), policy: None }
+    }
+
+    /// The same for an appliance whose policy can be changed.
+    #[must_use]
+    pub fn with_policy(mut self, policy: Arc<Keeper>) -> Control {
+        self.policy = Some(policy);
+        self
+    }
+
+    /// Who keeps the policy.
+    pub fn policy(&self) -> Option<&Arc<Keeper>> {
+        self.policy.as_ref()
     }
 
     /// The ways to each shard.

@@ -30,6 +30,7 @@ use hedgerow_policy::{Leg, PeerId, Session, Standing, verdict};
 use crate::commons::Commons;
 use crate::pool::{PoolConfig, Ticket};
 use crate::pulse::{Phase, Pulse};
+use crate::rules::Policy;
 use crate::workers::Desk;
 use conduct::Enforced;
 use guard::Guarded;
@@ -47,6 +48,11 @@ const UTC_EVERY_MS: u64 = 250;
 pub trait Sessions {
     /// A session for a connection that has just been accepted; `None` ends the connection.
     fn open(&mut self, now: hedgerow_policy::Instant, arrival: &Arrival) -> Option<Box<dyn Session>>;
+
+    /// Sessions that begin from now on are judged by this policy.
+    fn adopt(&mut self, policy: &Policy) {
+        let _ = policy;
+    }
 }
 
 /// A connection that has just been accepted.
@@ -172,8 +178,10 @@ pub struct Core<P> {
     /// Threads that run the steps of work; `None`: this one does.
     desk: Option<Desk>,
     pulse: Arc<Pulse>,
-    /// Who is refused; `None`: nobody.
+    /// Who is refused, and the policy; `None`: nobody, and that of nodes.
     bans: Option<Enforced>,
+    /// Sessions that are still to be judged by the policy in force.
+    adopting: Vec<Ticket>,
     /// It takes no new connections.
     stopping: bool,
     ended: verdict::Counters,
@@ -222,6 +230,7 @@ impl<P: Port> Core<P> {
             work: WorkQueue::new(config.work_queue),
             desk: None,
             bans: None,
+            adopting: Vec::new(),
             pulse: Arc::default(),
             stopping: false,
             ended: verdict::Counters::default(),
@@ -258,7 +267,8 @@ impl<P: Port> Core<P> {
     /// One turn of the loop: receives, decides, sends. `unix_ms` is the time of day in milliseconds since the epoch.
     pub fn step(&mut self, now: Instant, unix_ms: u64) -> Result<Progress, PortFault> {
         self.tell_utc(now, unix_ms);
-        self.take_bans();
+        self.take_in_force();
+        self.go_on_adopting();
         self.pulse.enter(Phase::Receiving);
         let known = self.receive(now, Lane::Known)? + self.receive_handed(now)?;
         let received = known + self.receive(now, Lane::Stranger)?;
@@ -277,7 +287,7 @@ impl<P: Port> Core<P> {
         self.take_events(now);
         self.pulse.enter(Phase::Sending);
         let sent = self.send(now)?;
-        let pending = worked || !self.ready.is_empty() || self.has_mail();
+        let pending = worked || !self.ready.is_empty() || !self.adopting.is_empty() || self.has_mail();
         Ok(Progress { received, sent, pending })
     }
 
@@ -449,6 +459,7 @@ impl<P: Port> Core<P> {
             return self.abort_flow(flow);
         };
         let arrival = Arrival { listener, peer: key.remote(), local: key.local() };
+        self.count_denied(key.remote().ip());
         let Some(session) = self.sessions.open(to_policy(now), &arrival) else {
             return self.abort_flow(flow);
         };
@@ -467,6 +478,7 @@ impl<P: Port> Core<P> {
             opened: now,
             legs,
             asked: false,
+            slot: None,
             dial: Dial::None,
             challenged: None,
             linger: None,

@@ -6,6 +6,7 @@
 //! - [`pool`]: nodes, their turns and their pace.
 //! - [`commons`]: what all cores share.
 //! - [`bans`]: who is refused, why and how long.
+//! - [`rules`]: the policy, and how another one takes its place.
 
 pub mod assemble;
 pub mod bans;
@@ -25,6 +26,7 @@ pub mod lab;
 pub mod management;
 pub mod pool;
 pub mod pulse;
+pub mod rules;
 pub mod run;
 pub mod sessions;
 pub mod status;

@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::bans::{Ban, Bans, Book, Origin, text};
 use crate::control::Control;
 use crate::events::{EventLine, Recent};
+use crate::rules::history::{By, Version};
+use crate::rules::keeper::{Keeper, Outcome, Wish};
+use crate::rules::witness::Report;
 use crate::status::Status;
 
 /// How long either side of the socket waits for the other.
@@ -57,6 +60,16 @@ pub enum Request {
         /// These; without any, all.
         prefixes: Vec<String>,
     },
+    /// Reads the policy anew.
+    Reload(Wish),
+    /// Keeps the policy that waits for it.
+    ReloadConfirm,
+    /// Goes back to the policy before.
+    ReloadUndo,
+    /// The policies that there were.
+    ReloadHistory,
+    /// What was decided and not carried out as a refusal.
+    Report,
 }
 
 /// What it is told.
@@ -71,6 +84,14 @@ pub enum Response {
     Bans(Vec<Ban>),
     /// To [`Request::Ban`].
     Banned(Banned),
+    /// To [`Request::Reload`] and [`Request::ReloadUndo`].
+    Reloaded(Box<Outcome>),
+    /// To [`Request::ReloadConfirm`]: the version that stays.
+    Confirmed(u64),
+    /// To [`Request::ReloadHistory`].
+    Policies(Vec<Version>),
+    /// To [`Request::Report`].
+    Report(Box<Report>),
     /// It could not be done.
     Error(String),
 }
@@ -139,12 +160,17 @@ impl Desk {
             Request::Status => {
                 let mut status = self.control.status();
                 status.bans = self.bans.status();
+                status.policy = self.control.policy().map(|keeper| keeper.status());
                 Response::Status(Box::new(status))
             }
             Request::Events => Response::Events(self.recent.lines()),
             Request::Bans => Response::Bans(self.bans.all()),
             Request::Ban { list, reason, seconds, origin } => self.ban(&list, &reason, seconds, origin),
             Request::Lift { prefixes } => self.lift(&prefixes),
+            request => match self.control.policy() {
+                Some(keeper) => policy(keeper, &request),
+                None => Response::Error("this appliance has no policy that could be changed".to_owned()),
+            },
         }
     }
 
@@ -190,6 +216,20 @@ impl Desk {
             ))
         })
     }
+}
+
+/// Answers what is asked about the policy.
+fn policy(keeper: &Keeper, request: &Request) -> Response {
+    let outcome = match request {
+        Request::Reload(wish) => keeper.reload(By::Command, *wish).map_err(|error| error.to_string()),
+        Request::ReloadUndo => keeper.undo(By::Undo),
+        Request::ReloadConfirm => {
+            return keeper.confirm().map_or_else(Response::Error, Response::Confirmed);
+        }
+        Request::ReloadHistory => return Response::Policies(keeper.history()),
+        _ => return Response::Report(Box::new(keeper.report())),
+    };
+    outcome.map_or_else(Response::Error, |outcome| Response::Reloaded(Box::new(outcome)))
 }
 
 fn full() -> Response {

@@ -21,7 +21,7 @@ use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::Port;
 use hedgerow_dataplane::shard::{Exchange, ExchangeConfig, Wake};
 use hedgerow_policy::tls::{Clock, Settings};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::assemble::{self, Place};
 use crate::bans::{self, Bans};
@@ -32,6 +32,9 @@ use crate::control::{self, Commands, Control, Line};
 use crate::events::{EventLine, EventSink, Feed};
 use crate::identity::{Secret, random};
 use crate::management;
+use crate::rules::history::By;
+use crate::rules::keeper::{self, Keeper};
+use crate::rules::witness::Witness;
 use crate::workers::{Desk, Workers};
 
 pub use error::RunError;
@@ -63,6 +66,9 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let sink = EventSink::open(events, config.limits.events)
         .map_err(|e| RunError::Events(events.unwrap_or("events".as_ref()).to_owned(), e))?;
     let bans = open_bans(&config, ports.len() as u16, &sink)?;
+    let witness = Arc::new(Witness::new(|| unix_now().as_secs()));
+    let keeper = open_policy(&config, &bans, &witness, &bells)?;
+    let control = control.with_policy(keeper.clone());
     let path = config.management.socket.clone();
     let _socket = management::serve(&path, control.clone(), sink.recent(), bans.clone())
         .map_err(|e| RunError::Socket(path, e))?;
@@ -70,7 +76,8 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let (_workers, desks) =
         Workers::start(config.cores.workers, &bells).map_err(|e| RunError::System("worker threads", e))?;
 
-    let shards = prepare(&config, &secret, &bells, &bans, ports, desks)?;
+    keeper.watch().map_err(|e| RunError::System("the policy's thread", e))?;
+    let shards = prepare(&config, &secret, &bells, (&bans, &witness), ports, desks)?;
     drop(bans);
     let (ended, ends) = unbounded();
     for (((parts, commands), number), core) in shards.into_iter().zip(commands).zip(0..).zip(cores) {
@@ -108,6 +115,24 @@ fn open_bans(config: &Config, shards: u16, sink: &EventSink) -> Result<Arc<Bans>
     };
     let file = config.bans.file.clone().unwrap_or_else(|| "bans".into());
     Bans::open(setup).map_err(|e| RunError::Bans(file, e))
+}
+
+/// Puts the policy in force that the configuration names.
+fn open_policy(
+    config: &Arc<Config>,
+    bans: &Arc<Bans>,
+    witness: &Arc<Witness>,
+    bells: &[Arc<Bell>],
+) -> Result<Arc<Keeper>, RunError> {
+    let bells = bells.to_vec();
+    let setup = keeper::Setup {
+        config: config.clone(),
+        bans: bans.clone(),
+        witness: witness.clone(),
+        wake: Box::new(move || bells.iter().for_each(|bell| bell.ring())),
+        clock: || unix_now().as_secs(),
+    };
+    Keeper::open(setup).map_err(RunError::Policy)
 }
 
 /// Starts a shard's thread, which sends how it ended.
@@ -180,7 +205,7 @@ fn prepare(
     config: &Arc<Config>,
     secret: &Secret,
     bells: &[Arc<Bell>],
-    bans: &Arc<Bans>,
+    (bans, witness): (&Arc<Bans>, &Arc<Witness>),
     ports: Vec<Vec<Device>>,
     desks: Vec<Desk>,
 ) -> Result<Vec<Parts>, RunError> {
@@ -230,17 +255,21 @@ fn prepare(
             watch: watch.clone(),
             clock: clock.clone(),
             bans: bans.clone(),
+            witness: witness.clone(),
         });
     }
     Ok(shards)
 }
 
-/// A first signal drains and stops; a second one ends the process at once.
+/// A first signal drains and stops; a second one ends the process at once. SIGHUP reads the policy anew.
 fn stop_on_signals(control: Control) -> std::io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count > 0 || !control.stop() {
+        let mut stopping = false;
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                control.policy().iter().for_each(|keeper| keeper.reload_and_log(By::Signal));
+            } else if std::mem::replace(&mut stopping, true) || !control.stop() {
                 std::process::exit(128 + signal);
             }
         }

@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hedgerow_policy::gate::{self, Gate, Tally};
 use hedgerow_policy::relay::{self, Relay};
+use hedgerow_policy::rules::{Action, Rules};
 use hedgerow_policy::session::Instant;
 use hedgerow_policy::{Done, End, Leg, Reason, Request, Session};
 
 use crate::core::{Arrival, Sessions};
+use crate::rules::Policy;
+use crate::rules::witness::{What, Witness};
 
 /// What a listener makes of a connection.
 #[derive(Debug, Clone)]
@@ -43,6 +47,8 @@ pub struct Passed {
     pub dropped: u64,
     /// Puzzle hashes and coins that peers registered for.
     pub subscriptions: u64,
+    /// Messages of peers that waited for the next minute, as the policy says.
+    pub delayed: u64,
 }
 
 impl Passed {
@@ -57,6 +63,7 @@ impl Passed {
         self.shadowed += other.shadowed;
         self.dropped += other.dropped;
         self.subscriptions += other.subscriptions;
+        self.delayed += other.delayed;
     }
 }
 
@@ -66,12 +73,20 @@ pub struct Factory {
     kinds: Vec<Kind>,
     seed: u64,
     passed: Rc<Cell<Passed>>,
+    witness: Option<Arc<Witness>>,
 }
 
 impl Factory {
     /// A factory for listeners in the order of the configuration. `seed` decides the masks towards nodes.
     pub fn new(kinds: Vec<Kind>, seed: u64) -> Self {
-        Factory { kinds, seed, passed: Rc::default() }
+        Factory { kinds, seed, passed: Rc::default(), witness: None }
+    }
+
+    /// Tells what sessions do.
+    #[must_use]
+    pub fn witnessed(mut self, witness: Arc<Witness>) -> Self {
+        self.witness = Some(witness);
+        self
     }
 
     /// What passes all sessions, readable while the core owns the factory.
@@ -96,9 +111,20 @@ impl Sessions for Factory {
             Kind::Relay(config) => Some(Box::new(Relay::new(*config, now))),
             Kind::Gate(configs) => {
                 let config = configs.get(&arrival.local.ip())?.clone();
-                let gate = Gate::new(config, seed, now);
-                Some(Box::new(Counted { gate, told: Tally::default(), passed: self.passed.clone() }))
+                let gate = Gate::new(config, arrival.peer.ip(), seed, now);
+                let (passed, witness) = (self.passed.clone(), self.witness.clone());
+                Some(Box::new(Counted { gate, told: Tally::default(), passed, witness, began: false }))
             }
+        }
+    }
+
+    fn adopt(&mut self, policy: &Policy) {
+        let gates = self.kinds.iter_mut().filter_map(|kind| match kind {
+            Kind::Gate(gates) => Some(gates),
+            Kind::Relay(_) => None,
+        });
+        for gate in gates.flat_map(BTreeMap::values_mut) {
+            *gate = Arc::new(gate::Config { rules: policy.rules.clone(), ..gate::Config::clone(gate) });
         }
     }
 }
@@ -109,6 +135,9 @@ struct Counted {
     gate: Gate,
     told: Tally,
     passed: Rc<Cell<Passed>>,
+    witness: Option<Arc<Witness>>,
+    /// The witness knows of it.
+    began: bool,
 }
 
 impl Counted {
@@ -124,8 +153,40 @@ impl Counted {
         sum.shadowed += now.noted.shadowed - told.noted.shadowed;
         sum.dropped += now.noted.dropped - told.noted.dropped;
         sum.subscriptions += now.noted.subscriptions - told.noted.subscriptions;
+        sum.delayed += now.noted.delayed - told.noted.delayed;
         self.passed.set(sum);
         self.told = now;
+        self.testify();
+    }
+
+    /// Tells the witness what there is to tell: little, and seldom.
+    fn testify(&mut self) {
+        let Some(witness) = &self.witness else { return };
+        if !self.began && self.gate.kind().is_some() {
+            self.began = true;
+            witness.saw(self.gate.who(), What::Began);
+        }
+        if !self.gate.has_facts() {
+            return;
+        }
+        let (who, tables) = (self.gate.who(), self.gate.tables());
+        while let Some(would) = self.gate.would() {
+            witness.would(&who, would);
+        }
+        for minute in self.gate.minute() {
+            witness.saw(who, What::Sent(minute, tables));
+        }
+    }
+
+    /// Tells the witness how it ended, and of a ban that shadow has spared the peer.
+    fn testify_end(&mut self) {
+        let (Some(witness), Some(reason)) = (&self.witness, self.gate.verdict()) else { return };
+        let who = self.gate.who();
+        witness.saw(who, What::Ended(reason));
+        let response = self.gate.rules().table(&who).response(reason, None);
+        if response.shadow && matches!(response.action, Action::Ban(_)) && who.id.is_some() {
+            witness.tell(&who, reason, None, response);
+        }
     }
 }
 
@@ -184,10 +245,19 @@ impl Session for Counted {
     fn detail(&self) -> Option<&str> {
         self.gate.detail()
     }
+
+    fn penalty(&self) -> Option<Duration> {
+        self.gate.penalty()
+    }
+
+    fn adopt(&mut self, rules: &Arc<Rules>) {
+        self.gate.adopt(rules);
+    }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         self.tell();
+        self.testify_end();
     }
 }

@@ -13,6 +13,7 @@ use crate::bans::BansStatus;
 use crate::config::{Config, Mode, Poll, Protocol};
 use crate::core::{Core, CoreStatistics};
 use crate::pulse::Pulse;
+use crate::rules::keeper::PolicyStatus;
 use crate::sessions::Passed;
 
 /// The state of an appliance at one moment. Counters run from its start.
@@ -44,6 +45,9 @@ pub struct Status {
     pub admission: AdmissionStatus,
     /// Who is refused.
     pub bans: BansStatus,
+    /// The policy in force.
+    #[serde(default)]
+    pub policy: Option<PolicyStatus>,
     /// Frames by number.
     pub frames: Frames,
     /// The shards, each by itself; everything else is their sum.
@@ -389,6 +393,7 @@ impl Status {
             pools: pools(config, &sum.pools),
             admission: admission(config, shard),
             bans: BansStatus::default(),
+            policy: None,
             frames: Frames {
                 received: shard.frames_in,
                 sent: shard.frames_out,
@@ -549,6 +554,11 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let up = duration(self.uptime_seconds);
         writeln!(f, "hedgerow {} up {up}, process {}", self.version, self.pid)?;
+        match self.mode {
+            Mode::Enforce => {}
+            Mode::Shadow => writeln!(f, "mode     SHADOW: what can pass passes; see `hedgerow report`")?,
+            Mode::Tap => writeln!(f, "mode     TAP: looks at copies of frames and sends nothing")?,
+        }
         for port in &self.ports {
             port.write(f)?;
         }
@@ -567,6 +577,7 @@ impl fmt::Display for Status {
         writeln!(f, "flows    {now} of {limit} (peak {peak}), {strangers} of strangers")?;
         self.admission.write(f)?;
         self.bans.write(f)?;
+        self.policy.iter().try_for_each(|policy| write!(f, "{policy}"))?;
         let SessionCounts { now, opened, dialled, crashed, .. } = self.sessions;
         writeln!(f, "sessions {now} now, {dialled} with a node, {opened} begun, {crashed} crashed")?;
         let PassedStatus { messages_to_nodes, messages_to_peers, .. } = self.passed;

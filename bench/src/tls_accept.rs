@@ -66,8 +66,9 @@ impl TlsAccept {
         let mut answers = vec![Vec::new(); BATCH];
 
         let start = processor_time();
-        let mut gates: Vec<Gate> =
-            (0..BATCH).map(|_| Gate::new(self.config.clone(), std::net::Ipv4Addr::LOCALHOST.into(), 1, Duration::ZERO)).collect();
+        let mut gates: Vec<Gate> = (0..BATCH)
+            .map(|_| Gate::new(self.config.clone(), std::net::Ipv4Addr::LOCALHOST.into(), 1, Duration::ZERO))
+            .collect();
         let mut spent = processor_time() - start;
         for _flight in 0..FLIGHTS {
             let start = processor_time();

@@ -295,6 +295,8 @@ pub struct Shard {
     screen: Screen,
     admission: Admission,
     deny: Arc<DenyList>,
+    /// Flows of whose sources are being ended.
+    ends: Option<Arc<DenyList>>,
     /// The next slot of the flow table to be held against a new deny list.
     sweep: Option<usize>,
     engine: Engine,
@@ -344,6 +346,7 @@ impl Shard {
             screen: Screen::new(config.screen, config.cookie_secret.clone(), seed(1).bytes16()),
             admission: Admission::new(config.admit, engine.flows, seed(2).bytes16(), census),
             deny: Arc::default(),
+            ends: None,
             sweep: None,
             engine: Engine::new(engine, seed(3).bytes32()),
             ahead: (0..AHEAD).map(|_| Parsed::default()).collect(),
@@ -468,10 +471,11 @@ impl Shard {
         Some(event)
     }
 
-    /// Refuses strangers from these prefixes from now on. With `close` the flows of peers who come from there are ended too,
-    /// some at each [`Shard::advance`]; never those of friends, nor connections that we opened.
-    pub fn set_deny(&mut self, list: Arc<DenyList>, close: bool) {
-        self.sweep = (close && !list.is_empty()).then_some(0);
+    /// Refuses strangers from these prefixes from now on. Flows of peers who come from those in `ends` are ended too, some at
+    /// each [`Shard::advance`]; never those of friends, nor connections that we opened.
+    pub fn set_deny(&mut self, list: Arc<DenyList>, ends: Option<Arc<DenyList>>) {
+        self.ends = ends.filter(|ends| !ends.is_empty());
+        self.sweep = self.ends.as_ref().map(|_| 0);
         self.deny = list;
     }
 
@@ -482,15 +486,18 @@ impl Shard {
 
     /// Ends flows of denied sources, as far as the deny list is new to them.
     fn enforce(&mut self) {
-        let Some(from) = self.sweep else { return };
+        let (Some(from), Some(ends)) = (self.sweep, self.ends.clone()) else { return };
         let until = (from + SWEEP).min(self.engine.slots());
         for slot in from..until {
             let Some((id, source)) = self.engine.accepted(slot) else { continue };
-            if self.deny.covers(source) && !self.admission.is_friend(source) {
+            if ends.covers(source) && !self.admission.is_friend(source) {
                 self.engine.evict(id, Reason::Banned);
             }
         }
         self.sweep = (until < self.engine.slots()).then_some(until);
+        if self.sweep.is_none() {
+            self.ends = None;
+        }
     }
 
     /// Opens a connection. [`Event::Connected`] or [`Event::Closed`] tells how it went.

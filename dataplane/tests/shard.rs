@@ -246,7 +246,7 @@ fn a_ban_ends_the_flows_of_peers_but_none_of_ours() {
     let node = world.dial(Source::Own).expect("room");
     world.run(Duration::from_millis(20));
     world.shard.shard.standing(world.now, id, Standing::Proven);
-    world.shard.shard.set_deny(deny(), true);
+    world.shard.shard.set_deny(deny(), Some(deny()));
     world.run(Duration::from_millis(20));
     assert_eq!(closed(&world, id), Some(Reason::Banned));
     assert!(
@@ -267,12 +267,12 @@ fn a_ban_need_not_end_what_is_there_and_never_concerns_friends() {
     let mut world = World::new();
     let (id, _) = world.accepted();
     let list = deny();
-    world.shard.shard.set_deny(list.clone(), false);
+    world.shard.shard.set_deny(list.clone(), None);
     world.run(Duration::from_millis(20));
     assert_eq!(closed(&world, id), None);
     let friends = ["192.0.2.9/32".parse().expect("a prefix")];
     world.shard.shard.set_friends(Arc::new(PrefixSet::new(friends)));
-    world.shard.shard.set_deny(list, true);
+    world.shard.shard.set_deny(list.clone(), Some(list));
     world.run(Duration::from_millis(20));
     assert_eq!(closed(&world, id), None);
     world.accepted();

@@ -7,8 +7,10 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::sync::Arc;
 
 use crate::chia::{Alarm, NodeType};
+use crate::rules::Rules;
 use crate::verdict::Reason;
 
 /// Monotonic time since an origin that the host chose.
@@ -124,6 +126,8 @@ pub enum DialFailure {
     Duplicate,
     /// The identity belongs to one of our own nodes.
     OwnNode,
+    /// The listener's slots for this kind of peer are taken.
+    Slots,
 }
 
 /// The outcome of a [`Request`].
@@ -185,6 +189,11 @@ pub trait Session {
     /// What exactly was refused, where the verdict alone does not say: the message, the field and the byte, the limit.
     fn detail(&self) -> Option<&str> {
         None
+    }
+
+    /// The operator wants sessions that stand to be judged by these rules from now on.
+    fn adopt(&mut self, rules: &Arc<Rules>) {
+        let _ = rules;
     }
 
     /// How long the peer's address is to be refused for the verdict, where the rules say so.

@@ -157,6 +157,8 @@ reasons! {
     NoNode = "no_node",
     /// The pool's dial rate and queue are used up.
     DialBusy = "dial_busy",
+    /// The listener's slots for this kind of peer are taken, as the policy counts them; friends have slots of their own.
+    SlotsTaken = "slots_taken",
     /// The node could not be reached in time, or refused the connection.
     DialFailed = "dial_failed",
     /// The node's certificate or TLS does not fit: it is not one of ours, or not a Chia node.
@@ -184,6 +186,7 @@ impl From<DialFailure> for Reason {
             DialFailure::Busy => Reason::DialBusy,
             DialFailure::Duplicate => Reason::DuplicateId,
             DialFailure::OwnNode => Reason::OwnNode,
+            DialFailure::Slots => Reason::SlotsTaken,
         }
     }
 }

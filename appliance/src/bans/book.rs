@@ -207,12 +207,25 @@ impl Book {
         }
         let Some(level) = self.offenders.complain(now, prefix, reason) else { return false };
         let seconds = super::score::lifetime(self.rules.first, self.rules.longest, level);
+        self.set_for(now, prefix, reason, seconds)
+    }
+
+    /// The same where the policy bans for the reason at once; whether its address is banned now.
+    pub fn punish(&mut self, now: u64, source: Address, reason: verdict::Reason, seconds: u64) -> bool {
+        let prefix = Prefix::of(source, if source.is_v4() { 32 } else { 64 });
+        self.protector(prefix).is_none() && self.set_for(now, prefix, reason, seconds)
+    }
+
+    fn set_for(&mut self, now: u64, prefix: Prefix, reason: verdict::Reason, seconds: u64) -> bool {
+        // A ban that lasts longer is not cut short.
+        let until =
+            self.bans.get(&prefix).map_or(Some(0), |ban| ban.until).map(|until| until.max(now + seconds));
         let ban = Ban {
             prefix,
             reason: reason.name().to_owned(),
             origin: Origin::Policy,
             since: now,
-            until: Some(now + seconds),
+            until,
             hits: 0,
         };
         self.set(now, ban).is_ok()

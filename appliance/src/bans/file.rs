@@ -78,17 +78,25 @@ fn free_name(path: &Path) -> PathBuf {
     (0..u32::MAX).map(name).find(|name| !name.exists()).unwrap_or_else(|| name(u32::MAX))
 }
 
-/// Replaces a file: written beside it, on the disk before it takes the place.
+/// Replaces the ban file.
 ///
 /// # Errors
 /// If a step fails; the old file is still there then.
 pub fn save(path: &Path, kept: &Kept) -> io::Result<()> {
     let document = Document { version: VERSION, bans: kept.bans.clone(), offenders: kept.offenders.clone() };
+    replace(path, &serde_json::to_vec(&document)?)
+}
+
+/// Replaces a file: written beside it, on the disk before it takes the place.
+///
+/// # Errors
+/// If a step fails; the old file is still there then.
+pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&beside)?;
-    file.write_all(&serde_json::to_vec(&document)?)?;
+    file.write_all(contents)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
     // The new name is on the disk once its directory is.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::units::{Hop, Network, NodeAddress, NodeId, Period, Prefix, Size};
-use super::{AnswerSyns, Driver, Interiors, Mode, Poll, Protocol, Share, SourceChoice, Stuck};
+use super::{AnswerSyns, Driver, Mode, Poll, Protocol, Share, SourceChoice, Stuck};
 
 /// All sections, as far as they could be read.
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub(super) struct File {
     pub(super) pools: BTreeMap<String, Spanned<Pool>>,
     pub(super) identity: Option<Spanned<Identity>>,
     pub(super) limits: Option<Limits>,
-    pub(super) messages: Option<Messages>,
+    pub(super) policy: Option<Policy>,
     pub(super) bans: Option<Bans>,
 }
 
@@ -38,16 +38,16 @@ pub(super) const SECTIONS: &[&str] = &[
     "pool",
     "identity",
     "limits",
-    "messages",
+    "policy",
     "bans",
 ];
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Messages {
-    pub(super) schema: Option<PathBuf>,
-    pub(super) interiors: Option<Interiors>,
-    pub(super) in_flight: Option<Spanned<i64>>,
+pub(super) struct Policy {
+    pub(super) file: Option<Spanned<PathBuf>>,
+    pub(super) history: Option<Spanned<PathBuf>>,
+    pub(super) watch: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]

@@ -17,7 +17,9 @@ use toml::Spanned;
 use super::diagnostic::{Diagnostic, nearest};
 use super::file::{self, File};
 use super::units::{Hop, NodeAddress, Period};
-use super::{Config, Identity, Listener, Management, Mode, Node, PeerType, Pool, Port, Protocol};
+use super::{
+    Config, Driver, Identity, Listener, Management, Mode, Node, PeerType, PolicyFiles, Pool, Port, Protocol,
+};
 
 /// The default path of the control socket.
 const SOCKET: &str = "/run/hedgerow.sock";
@@ -28,13 +30,13 @@ const SOCKET_PATH_MAX: usize = 107;
 pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Option<Config> {
     let mut lowering = Lowering { out, complete };
     lowering.version(file.version.as_ref());
-    let mode = lowering.mode(file.mode.as_ref());
     let ports = lowering.ports(&file.ports);
+    let mode = lowering.mode(file.mode.as_ref(), &ports);
     let pools = lowering.pools(&file.pools, &ports);
     let listeners = lowering.listeners(&file.listeners, &ports, &pools);
     let identity = lowering.identity(file.identity.as_ref(), &file.listeners);
     let limits = lowering.limits(file.limits.unwrap_or_default());
-    let messages = lowering.messages(file.messages.unwrap_or_default());
+    let policy = lowering.policy(file.policy.unwrap_or_default());
     let bans = lowering.bans(file.bans.unwrap_or_default());
     lowering.families(&file.listeners, &listeners, &ports, &pools);
     lowering.unused(&listeners, &pools);
@@ -50,7 +52,7 @@ pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Op
         pools: pools.0.into_iter().map(|pool| pool.value).collect(),
         identity,
         limits,
-        messages,
+        policy,
         bans,
     })
 }
@@ -94,14 +96,38 @@ impl Lowering<'_> {
         }
     }
 
-    fn mode(&mut self, mode: Option<&Spanned<Mode>>) -> Mode {
-        if let Some(mode) = mode.filter(|mode| *mode.get_ref() != Mode::Enforce) {
-            self.error(
-                Diagnostic::error(mode.span(), "this version only enforces", "expected \"enforce\"")
-                    .help("remove `mode`, or write `mode = \"enforce\"`"),
-            );
+    /// In tap mode frames are copies: only a packet socket gets those without taking them from the kernel.
+    fn mode(&mut self, mode: Option<&Spanned<Mode>>, ports: &Ports) -> Mode {
+        let Some(mode) = mode else { return Mode::default() };
+        for port in ports.0.iter().filter(|_| *mode.get_ref() == Mode::Tap) {
+            if matches!(port.value.driver, Driver::AfXdp | Driver::Tap) {
+                self.error(
+                    Diagnostic::error(
+                        mode.span(),
+                        format!(
+                            "`port.{}` takes its frames from the kernel, and a tap only looks on",
+                            port.value.name
+                        ),
+                        "expected ports with driver af-packet",
+                    )
+                    .context(port.span.clone(), "this port"),
+                );
+            }
         }
-        Mode::Enforce
+        *mode.get_ref()
+    }
+
+    /// An empty path names no file.
+    fn policy(&mut self, file: file::Policy) -> PolicyFiles {
+        for path in file.file.iter().chain(&file.history).filter(|path| path.get_ref().as_os_str().is_empty())
+        {
+            self.error(Diagnostic::error(path.span(), "the path is empty", "expected the path of a file"));
+        }
+        PolicyFiles {
+            file: file.file.map(Spanned::into_inner),
+            history: file.history.map(Spanned::into_inner),
+            watch: file.watch.unwrap_or(false),
+        }
     }
 
     /// An empty path would make a socket without a name, which has no owner either.

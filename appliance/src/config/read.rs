@@ -45,7 +45,7 @@ impl<'i> Reader<'_, 'i> {
                 "listener" => file.listeners = self.list(key.span(), value),
                 "identity" => file.identity = self.section(value),
                 "limits" => file.limits = self.section(value),
-                "messages" => file.messages = self.section(value),
+                "policy" => file.policy = self.policy(value),
                 "bans" => file.bans = self.section(value),
                 other => self.unknown(key.span(), "section", other, file::SECTIONS),
             }
@@ -61,6 +61,17 @@ impl<'i> Reader<'_, 'i> {
                 self.errors.push(diagnostic);
                 None
             }
+        }
+    }
+
+    /// `policy = "policy.toml"`, or a section with more to say.
+    fn policy(&mut self, value: &Spanned<DeValue<'i>>) -> Option<file::Policy> {
+        match value.get_ref().as_str() {
+            Some(path) => {
+                let file = Some(Spanned::new(value.span(), path.into()));
+                Some(file::Policy { file, ..file::Policy::default() })
+            }
+            None => self.section(value),
         }
     }
 

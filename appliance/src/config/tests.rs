@@ -58,7 +58,7 @@ fn the_examples_comments_show_the_defaults() {
         let setting =
             setting.filter(|line| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')));
         let optional =
-            ["events = \"", "vlan", "routes", "own_nodes", "certificate", "key", "address", "file"];
+            ["events = \"", "vlan", "routes", "own_nodes", "certificate", "key", "address", "file", "policy"];
         setting.filter(|line| !optional.iter().any(|word| line.starts_with(word))).unwrap_or(line)
     });
     let shown = lines.collect::<Vec<_>>().join("\n");

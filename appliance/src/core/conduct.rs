@@ -1,61 +1,136 @@
-//! What peers did, and what comes of it: bans that are enforced, complaints, records.
+//! What is in force, and what peers did: bans and the policy as this core has them, slots, complaints, records.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::Port;
-use hedgerow_dataplane::screen::DenyList;
-use hedgerow_dataplane::wire::{Prefix, PrefixSet};
+use hedgerow_dataplane::wire::Prefix;
+use hedgerow_policy::chia::NodeType;
+use hedgerow_policy::rules::Enforcement;
 use hedgerow_policy::{Leg, Standing, verdict};
 
 use super::Core;
 use super::pump::KNOWN_AFTER;
 use super::seats::{Dial, Seat};
 use crate::bans::{Bans, score};
+use crate::rules::InForce;
+use crate::rules::slots::Class;
+use crate::rules::swap::Reader;
 
-/// The bans with the list that the shard has.
+/// Sessions that a new policy is handed to in one round, where those that stand are to be judged by it.
+const ADOPTED_A_ROUND: usize = 64;
+
+/// What is in force, as this core has it.
 pub(super) struct Enforced {
     bans: Arc<Bans>,
-    version: u64,
-    list: Arc<DenyList>,
+    reader: Reader,
+    current: Arc<InForce>,
+}
+
+impl Enforced {
+    /// Whether what is decided is carried out.
+    fn is_shadow(&self) -> bool {
+        let policy = self.current.policy.as_ref();
+        policy.is_some_and(|policy| policy.rules.enforcement() == Enforcement::Shadow)
+    }
 }
 
 impl<P: Port> Core<P> {
-    /// Refuses who is banned from now on, and reports who should be.
+    /// Refuses who is banned and goes by the policy from now on, and reports who should be banned.
     pub fn enforce(&mut self, bans: Arc<Bans>) {
-        // No list has this number, so that the first one is taken at the next step.
-        self.bans = Some(Enforced { bans, version: u64::MAX, list: Arc::default() });
+        let reader = bans.swap().reader(self.number);
+        self.bans = Some(Enforced { bans, reader, current: Arc::default() });
+        self.take_in_force();
     }
 
-    /// Says from where friends come from now on.
-    pub fn befriend(&mut self, friends: Arc<PrefixSet>) {
-        self.shard.set_friends(friends);
-    }
-
-    /// Takes the list of bans if it has changed: one atomic load where it has not.
-    pub(super) fn take_bans(&mut self) {
-        let Some(Enforced { bans, version, list }) = &mut self.bans else { return };
-        let current = bans.version();
-        if current == *version {
-            return;
+    /// Takes what is in force if it has changed: one atomic load where it has not. All of it changes between two batches.
+    pub(super) fn take_in_force(&mut self) {
+        let Some(enforced) = &mut self.bans else { return };
+        let Some(new) = enforced.bans.swap().take(&mut enforced.reader) else { return };
+        let former = std::mem::replace(&mut enforced.current, new.clone());
+        let shadow = enforced.is_shadow();
+        let list = if shadow { Arc::default() } else { new.deny.clone() };
+        self.shard.set_deny(list, new.ends.clone().filter(|_| !shadow));
+        if !shadow {
+            for attached in &mut self.ports {
+                differences(former.deny.prefixes(), new.deny.prefixes(), |prefix, on| {
+                    attached.port.deny(prefix, on);
+                });
+            }
         }
-        *version = current;
-        let former = std::mem::replace(list, bans.list());
-        self.shard.set_deny(list.clone(), bans.close());
-        for attached in &mut self.ports {
-            differences(former.prefixes(), list.prefixes(), |prefix, on| attached.port.deny(prefix, on));
+        if let Some(policy) = new.policy.as_ref().filter(|_| new.number != former.number) {
+            self.shard.set_friends(policy.friends.clone());
+            self.sessions.adopt(policy);
+            self.adopting = if new.now { self.tickets() } else { Vec::new() };
+        }
+        if let Some(enforced) = &self.bans {
+            enforced.bans.swap().taken(&enforced.reader);
+        }
+    }
+
+    /// Hands the policy in force to some of the sessions that stand, where the operator wants that.
+    pub(super) fn go_on_adopting(&mut self) {
+        let Some(policy) = self.bans.as_ref().and_then(|enforced| enforced.current.policy.clone()) else {
+            return;
+        };
+        for _ in 0..ADOPTED_A_ROUND {
+            let Some(ticket) = self.adopting.pop() else { return };
+            if let Some(seat) = self.seats.get(ticket) {
+                seat.session.adopt(&policy.rules);
+                self.mark(ticket);
+            }
+        }
+    }
+
+    /// In shadow, counts whom a ban or a list would have refused: once per connection.
+    pub(super) fn count_denied(&self, source: IpAddr) {
+        if let Some(enforced) = self.bans.as_ref().filter(|enforced| enforced.is_shadow()) {
+            enforced.current.deny.refuses(source.into(), self.number);
+        }
+    }
+
+    /// Takes a slot of the session's listener for it; false if there is none.
+    pub(super) fn take_slot(&mut self, seat: &mut Seat, kind: Option<NodeType>) -> bool {
+        let Some(policy) = self.bans.as_ref().and_then(|enforced| enforced.current.policy.as_ref()) else {
+            return true;
+        };
+        let class = match (seat.standing, kind) {
+            (Standing::Reserved, _) => Class::Friend,
+            (_, Some(kind)) => Class::Kind(kind),
+            (_, None) => return true,
+        };
+        let listeners: Vec<usize> =
+            (0..self.listeners.len()).filter(|&at| self.listeners[at].0 == seat.pool).collect();
+        let room = self.pools.get(seat.pool).map_or(usize::MAX, |pool| pool.slots);
+        let taken = self
+            .commons
+            .with(|books| books.slots.take(&policy.slots, seat.listener, class, (&listeners, room)));
+        let shadow = policy.rules.enforcement() == Enforcement::Shadow;
+        seat.slot = taken.then_some(class);
+        taken || shadow
+    }
+
+    /// Gives a session's slot back.
+    pub(super) fn give_slot(&mut self, seat: &mut Seat) {
+        if let Some(class) = seat.slot.take() {
+            self.commons.with(|books| books.slots.give(seat.listener, class));
         }
     }
 
     /// A session is over: what its peer did counts for its address, once TLS is through. Nothing is ever written about an
     /// address that has returned no more than a cookie.
-    pub(super) fn judge(&mut self, now: Instant, seat: &Seat, reason: verdict::Reason) {
+    pub(super) fn judge(&mut self, now: Instant, seat: &mut Seat, reason: verdict::Reason) {
         if seat.standing != Standing::Proven {
             return;
         }
-        if score::points(reason) > 0 {
-            if let Some(Enforced { bans, .. }) = &self.bans {
-                bans.complain(seat.peer.ip(), reason);
+        let penalty = seat.session.penalty();
+        if penalty.is_some() || score::points(reason) > 0 {
+            let enforced = self.bans.as_ref().filter(|enforced| !enforced.is_shadow());
+            match (enforced, penalty) {
+                (Some(Enforced { bans, .. }), Some(time)) => bans.punish(seat.peer.ip(), reason, time),
+                (Some(Enforced { bans, .. }), None) => bans.complain(seat.peer.ip(), reason),
+                (None, _) => {}
             }
         } else if let Dial::Connected(_, since) = seat.dial
             && now.since(since) >= KNOWN_AFTER

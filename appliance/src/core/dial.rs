@@ -6,6 +6,7 @@ use std::time::Duration;
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::Port;
 use hedgerow_dataplane::shard::{FlowId, Source};
+use hedgerow_policy::chia::NodeType;
 use hedgerow_policy::{DialFailure, Done, Leg, PeerId, Standing, verdict};
 
 use super::seats::{Dial, Seat};
@@ -18,13 +19,22 @@ const PROBE: Duration = Duration::from_secs(5);
 
 impl<P: Port> Core<P> {
     /// A session asks for a node.
-    pub(super) fn dial(&mut self, now: Instant, seat: &mut Seat, peer: Option<PeerId>) {
+    pub(super) fn dial(
+        &mut self,
+        now: Instant,
+        seat: &mut Seat,
+        peer: Option<PeerId>,
+        kind: Option<NodeType>,
+    ) {
         // A session dials once: its identity is given back when it ends, and there is but one.
         if !matches!(seat.dial, Dial::None) || seat.asked {
             return;
         }
         seat.asked = true;
         seat.peer_id = peer;
+        if !self.take_slot(seat, kind) {
+            return self.refuse(now, seat, DialFailure::Slots);
+        }
         let Some(id) = peer else { return self.ask(now, seat) };
         let claim = self.commons.with(|books| books.claim((seat.pool, id), seat.ticket, seat.peer.ip()));
         self.claimed(now, seat, claim);

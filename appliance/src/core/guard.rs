@@ -4,7 +4,10 @@
 //! own flow) is discarded with it, and the session itself is never called again, so no half-changed state is observed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
 
+use hedgerow_policy::rules::Rules;
 use hedgerow_policy::session::{Instant, Work};
 use hedgerow_policy::{Done, End, Leg, Reason, Request, Session};
 
@@ -77,6 +80,14 @@ impl Guarded {
 
     pub(super) fn heard(&mut self) -> Instant {
         self.call(Instant::ZERO, |session| session.heard())
+    }
+
+    pub(super) fn penalty(&mut self) -> Option<Duration> {
+        self.call(None, |session| session.penalty())
+    }
+
+    pub(super) fn adopt(&mut self, rules: &Arc<Rules>) {
+        self.call((), |session| session.adopt(rules));
     }
 
     pub(super) fn verdict(&mut self) -> Option<Reason> {

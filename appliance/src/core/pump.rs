@@ -222,7 +222,7 @@ impl<P: Port> Core<P> {
         for count in 0..REQUESTS {
             let Some(request) = seat.session.request() else { return count > 0 };
             match request {
-                Request::Dial { peer } => self.dial(now, seat, peer),
+                Request::Dial { peer, kind } => self.dial(now, seat, peer, kind),
                 Request::Work(work) => self.queue_work(now, seat, work),
                 Request::Standing(standing) => self.standing(now, seat, standing),
                 Request::Node(id) => self.met(seat, id),
@@ -305,7 +305,7 @@ impl<P: Port> Core<P> {
 
     /// A session is over: its legs go, what it held is given back.
     pub(super) fn finish(&mut self, now: Instant, mut seat: Box<Seat>, reason: verdict::Reason) {
-        self.judge(now, &seat, reason);
+        self.judge(now, &mut seat, reason);
         for leg in LEGS {
             let LegState { flow, shut, .. } = *seat.leg(leg);
             match flow {
@@ -327,6 +327,7 @@ impl<P: Port> Core<P> {
             self.commons.with(|books| books.pools[seat.pool].remember(id));
         }
         self.leave_pool(&mut seat);
+        self.give_slot(&mut seat);
         self.ended.count(reason);
         let what = Happened::Closed {
             reason,

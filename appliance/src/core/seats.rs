@@ -11,6 +11,7 @@ use hedgerow_policy::{Close, Leg, PeerId, Standing};
 
 use super::guard::Guarded;
 use crate::pool::{Ticket, Wish};
+use crate::rules::slots::Class;
 
 /// Timers of sessions that are over, beside two for each that is not, before they are looked for.
 const TIMERS_FREE: usize = 256;
@@ -60,6 +61,8 @@ pub(super) struct Seat {
     pub(super) legs: [LegState; 2],
     /// It asked for a node.
     pub(super) asked: bool,
+    /// Whose slot of its listener it holds.
+    pub(super) slot: Option<Class>,
     pub(super) dial: Dial,
     /// Another source waits for this session to show no sign of life, since then.
     pub(super) challenged: Option<Instant>,

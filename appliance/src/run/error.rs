@@ -9,6 +9,7 @@ use super::share::ShareError;
 use crate::assemble::AssembleError;
 use crate::core::PortFault;
 use crate::identity::SecretError;
+use crate::rules::PolicyError;
 
 /// Why the appliance did not start, or stopped.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub enum RunError {
     Events(PathBuf, std::io::Error),
     /// The ban file cannot be read.
     Bans(PathBuf, std::io::Error),
+    /// The policy cannot be used.
+    Policy(PolicyError),
     /// The core that the configuration names is not there.
     NoCore(usize, usize),
     /// An address cannot be shared with the kernel.
@@ -54,6 +57,7 @@ impl fmt::Display for RunError {
                 "the ban file {}: {error}; its directory must exist and be writable, see `bans.file`",
                 path.display()
             ),
+            RunError::Policy(error) => error.fmt(f),
             RunError::Events(path, error) => write!(
                 f,
                 "the event file {}: {error}; its directory must exist and be writable, see `management.events`",

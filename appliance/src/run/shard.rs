@@ -10,7 +10,6 @@ use hedgerow_policy::tls::Clock;
 
 use super::ports::Device;
 use super::{DRAIN, RunError, Watch, park, unix_now};
-use crate::assemble;
 use crate::bans::Bans;
 use crate::commons::Commons;
 use crate::config::{Config, Poll};
@@ -18,6 +17,7 @@ use crate::control::{Command, Commands};
 use crate::core::{Core, CoreConfig, PortFault};
 use crate::events::{EventLine, Feed};
 use crate::pulse::Phase;
+use crate::rules::witness::Witness;
 use crate::sessions::{Factory, Kind, Passed};
 use crate::status::Report;
 use crate::workers::Desk;
@@ -43,19 +43,20 @@ pub(super) struct Parts {
     pub(super) watch: Watch,
     pub(super) clock: Arc<Clock>,
     pub(super) bans: Arc<Bans>,
+    pub(super) witness: Arc<Witness>,
 }
 
 /// Runs a shard until it is told to stop.
 pub(super) fn run(parts: Parts, commands: Commands, feed: Feed) -> Result<(), RunError> {
-    let Parts { config, core_config, commons, ports, desk, kinds, masks, watch, clock, bans } = parts;
-    let factory = Factory::new(kinds, masks);
+    let Parts { config, core_config, commons, ports, desk, kinds, masks, watch, clock, bans, witness } =
+        parts;
+    let factory = Factory::new(kinds, masks).witnessed(witness);
     let passed = factory.passed();
     let started = watch.now();
     let number = core_config.shard.index.index;
     let mut core = Core::new(&core_config, commons, ports, Box::new(factory), started);
     core.join_groups().map_err(|fault| port_fault(&config, fault))?;
     core.show(commands.pulse.clone());
-    core.befriend(assemble::friends(&config));
     core.enforce(bans);
     if let Some(desk) = desk {
         core.employ(desk);

@@ -297,7 +297,7 @@ impl Inspector {
     }
 
     /// The tables that both sides know. Before the node has spoken, it is taken to know what the peer knows.
-    fn tables(&self) -> Tables {
+    pub fn tables(&self) -> Tables {
         let node = self.node.unwrap_or(self.peer);
         Tables { second: self.peer.second && node.second, third: self.peer.third && node.third }
     }

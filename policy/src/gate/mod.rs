@@ -24,7 +24,7 @@ use std::sync::Arc;
 pub use carry::Tally;
 pub use config::{Budget, Budgets, Config, Deadlines, Limits, Share};
 
-use crate::chia::{Inspector, Minute, NodeType, Would};
+use crate::chia::{Inspector, Minute, NodeType, Tables, Would};
 use crate::rules::{Rules, Who};
 use crate::session::{Close, Done, End, Instant, Leg, PeerId, Request, Session};
 use crate::tls::connector::Showing;
@@ -88,9 +88,9 @@ impl Gate {
         &self.exchange.rules
     }
 
-    /// Judges by other rules from now on. What was counted stays; what was agreed on with the peer stays.
-    pub fn adopt(&mut self, rules: Arc<Rules>) {
-        self.exchange.adopt(rules);
+    /// The tables of the node's limits that both sides know.
+    pub fn tables(&self) -> Tables {
+        self.exchange.inspector.as_deref().map(Inspector::tables).unwrap_or_default()
     }
 
     /// Whether there is something for [`Gate::would`] or [`Gate::minute`].
@@ -442,6 +442,11 @@ impl Session for Gate {
 
     fn penalty(&self) -> Option<Duration> {
         self.exchange.penalty
+    }
+
+    /// What was counted stays, and what was agreed on with the peer.
+    fn adopt(&mut self, rules: &Arc<Rules>) {
+        self.exchange.adopt(rules.clone());
     }
 }
 

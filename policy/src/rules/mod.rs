@@ -119,6 +119,11 @@ impl Rules {
         self
     }
 
+    /// How far what is decided is carried out.
+    pub fn enforcement(&self) -> Enforcement {
+        self.enforcement
+    }
+
     /// What is known about messages.
     pub fn schema(&self) -> &Arc<Schema> {
         &self.schema

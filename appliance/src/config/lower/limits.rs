@@ -1,4 +1,4 @@
-//! `[limits]` and `[messages]`: every number in its range, and the defaults.
+//! `[limits]`: every number in its range, and the defaults.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::super::units::{Network, Size};
-use super::super::{Diagnostic, Limits, Messages, file};
+use super::super::{Diagnostic, Limits, file};
 use super::Lowering;
 
 impl Lowering<'_> {
@@ -40,15 +40,6 @@ impl Lowering<'_> {
             message_memory: self.memory(file.message_memory.as_ref(), 16 << 20, standard.message_memory),
             work_queue: self.count(file.work_queue.as_ref(), 1..=65_536, standard.work_queue),
             events: self.count(file.events.as_ref(), 0..=65_536, standard.events),
-        }
-    }
-
-    pub(super) fn messages(&mut self, file: file::Messages) -> Messages {
-        let standard = Messages::default();
-        Messages {
-            schema: file.schema,
-            interiors: file.interiors.unwrap_or_default(),
-            in_flight: self.count(file.in_flight.as_ref(), 1..=64, standard.in_flight),
         }
     }
 

@@ -450,7 +450,7 @@ impl Session for Script {
             match word {
                 b'D' => {
                     let peer = words.next().map(|&id| PeerId([id; 32]));
-                    self.requests.push_back(Request::Dial { peer });
+                    self.requests.push_back(Request::Dial { peer, kind: None });
                 }
                 b'S' => self.requests.push_back(Request::Standing(Standing::Proven)),
                 b'W' | b'w' => {

@@ -129,7 +129,7 @@ fn a_ban_for_a_reason_that_is_no_messages_is_told_to_the_host() {
 fn a_session_takes_other_rules_when_it_is_told_to_and_not_before() {
     let (mut world, passed) = after_three(rules(two_requests(Action::Log, false)));
     assert_eq!((world.verdict(), passed), (None, 3));
-    world.gate.adopt(Arc::new(rules(two_requests(Action::Close, false))));
+    world.gate.adopt(&Arc::new(rules(two_requests(Action::Close, false))));
     world.run();
     assert_eq!(world.verdict(), None, "what passed has passed");
     world.say(&binary(&request_peers()));

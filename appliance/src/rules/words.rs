@@ -1,0 +1,70 @@
+//! The words of a policy file, once for the reader and for the JSON Schema.
+
+/// What can stand at the top.
+pub(super) const TOP: &[&str] = &[
+    "version",
+    "schema",
+    "interiors",
+    "in_flight",
+    "hold",
+    "min_rate",
+    "message",
+    "reason",
+    "scope",
+    "friends",
+    "lists",
+    "slots",
+];
+
+/// What can be said for everybody and for a scope.
+pub(super) const LAYER: &[&str] = &["interiors", "in_flight", "hold", "min_rate", "message", "reason"];
+
+/// What can be said of a scope beside.
+pub(super) const SCOPE: &[&str] = &["name", "listener", "type", "source", "version", "friend"];
+
+/// What can be said of a message.
+pub(super) const MESSAGE: &[&str] = &["from_peer", "to_peer", "action", "shadow"];
+
+/// What can be said of a direction.
+pub(super) const LIMIT: &[&str] = &["per_minute", "bytes_per_minute", "size"];
+
+/// What can be said of a reason.
+pub(super) const REASON: &[&str] = &["action", "shadow"];
+
+/// What can be said of friends.
+pub(super) const FRIENDS: &[&str] = &["ids", "networks"];
+
+/// The lists.
+pub(super) const LISTS: &[&str] = &["deny", "allow"];
+
+/// How flaws inside blocks are judged.
+pub(super) const INTERIORS: &[&str] = &["shadow", "enforce"];
+
+/// Networks of a scope at most: each is looked at when a session begins.
+pub(super) const SOURCES_MAX: usize = 64;
+
+/// Friends at most, by identity and by network each.
+pub(super) const FRIENDS_MAX: usize = 256;
+
+/// A whole number and its range.
+pub(super) struct Range {
+    pub(super) least: i64,
+    pub(super) most: i64,
+}
+
+/// Messages in a minute.
+pub(super) const PER_MINUTE: Range = Range { least: 0, most: 1_000_000 };
+/// Expensive requests of a peer in the works.
+pub(super) const IN_FLIGHT: Range = Range { least: 1, most: 64 };
+/// Slots.
+pub(super) const SLOTS: Range = Range { least: 0, most: 1_000_000 };
+/// Bytes of one body.
+pub(super) const SIZE: Range = Range { least: 0, most: 64 << 20 };
+/// Bytes in a minute.
+pub(super) const BYTES_PER_MINUTE: Range = Range { least: 0, most: 1 << 40 };
+/// Bytes that are held of a message.
+pub(super) const HOLD: Range = Range { least: 64 << 10, most: 16 << 20 };
+/// Bytes a second that a peer has to manage.
+pub(super) const MIN_RATE: Range = Range { least: 0, most: 16 << 20 };
+/// Seconds of a ban.
+pub(super) const BAN_SECONDS: Range = Range { least: 1, most: 366 * 86_400 };
