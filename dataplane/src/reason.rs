@@ -98,9 +98,9 @@ reasons! {
     Overtaken = "overtaken",
     /// The first bytes cannot begin a TLS ClientHello.
     NotClientHello = "not_client_hello",
-    /// A cookie that has been used by a flow that is already gone.
+    /// A cookie that has been used by a flow that is already gone. Answered with a reset.
     SpentCookie = "spent_cookie",
-    /// A reset or other segment for no flow; nothing to answer.
+    /// A segment for no flow. A reset or what belongs to a closing one needs no answer; the rest is answered with a reset.
     NoFlow = "no_flow",
     /// A SYN-ACK or reset that would be sent was held back by the cap per destination prefix.
     ReplyCap = "reply_cap",

@@ -142,7 +142,6 @@ impl Cookies {
         }
     }
 
-    #[inline(always)]
     /// The slot of `unix_ms` and the one that follows, with their keys.
     pub(super) fn coming(&self, unix_ms: u64) -> [(u64, PlanKey); 2] {
         let slot = unix_ms / SLOT_MS;
@@ -150,6 +149,7 @@ impl Cookies {
             .map(|slot| (slot, derive(&self.generation(slot).master, b"syn cookie", slot).words()))
     }
 
+    #[inline(always)]
     fn in_slot(&mut self, slot: u64, flow: &FlowKey, irs: Seq, choice: Choice) -> Seq {
         let sip = self.keyed(slot);
         let last = ports(flow) << 32 | u64::from((slot as u32) << CHOICE_BITS | choice.bits());

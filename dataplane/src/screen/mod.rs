@@ -210,8 +210,8 @@ impl Screen {
         answer
     }
 
-    /// Notes that the cookie of an accepted flow, now closed, is spent: copies of its first flight are refused for as
-    /// long as they could pass ([`Reason::SpentCookie`]).
+    /// Notes that the cookie of an accepted flow, now closed, is spent: what comes of its peer is reset for as
+    /// long as the cookie could pass ([`Reason::SpentCookie`] for copies of the first segment).
     pub fn spent(&mut self, now: Instant, key: &FlowKey, iss: Seq) {
         self.spent.insert(now, key, iss);
     }
@@ -235,11 +235,15 @@ impl Screen {
         let choice = match self.cookies.check(self.utc(now), &packet.key, irs, iss) {
             Verdict::Whole(choice) => choice,
             _ if self.closing(now, packet, irs, iss) => return Answer::Drop(Reason::NoFlow),
+            // The peer of a flow that is gone, to which our reset was lost.
+            Verdict::Tuple if self.spent.knows(now, &packet.key) => {
+                return self.reset(now, packet, bytes, Reason::NoFlow);
+            }
             Verdict::Tuple => return Answer::Drop(Reason::Overtaken),
             Verdict::Foreign => return self.reset(now, packet, bytes, Reason::BadCookie),
         };
         if self.spent.contains(now, &packet.key, iss) {
-            return Answer::Drop(Reason::SpentCookie);
+            return self.reset(now, packet, bytes, Reason::SpentCookie);
         }
         let payload = bytes.get(packet.payload()..packet.end()).unwrap_or_default();
         match (accept, payload.is_empty(), packet.flags.has(Flags::FIN)) {

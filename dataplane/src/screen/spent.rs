@@ -1,4 +1,5 @@
-//! Cookies of flows that are gone: without them a late copy of a ClientHello would open its connection once more.
+//! Cookies of flows that are gone: without them a late copy of a ClientHello would open its connection once more, and a
+//! peer that missed our reset would not get another.
 
 use core::time::Duration;
 
@@ -10,15 +11,15 @@ use crate::wire::{FlowKey, Seq};
 /// Places that a cookie may take.
 const WAYS: usize = 4;
 
-/// Two generations of fingerprints in sets of four. A cookie is found for at least as long as it could pass, because the
-/// older generation is forgotten only after that time.
+/// Two generations of entries in sets of four: 32 bits of a hash of the 4-tuple, and the cookie. A cookie is found for at
+/// least as long as it could pass, because the older generation is forgotten only after that time.
 ///
-/// A cookie that was never spent is taken for one with probability 2^-29 (eight fingerprints of 32 bits), however full
-/// the filter is. Where a set is full, one cookie in it is forgotten: the worst that follows is a flow without a peer.
+/// A 4-tuple that never had a flow is taken for one that did with probability 2^-29 (eight entries), however full the
+/// filter is. Where a set is full, one entry in it is forgotten: the worst that follows is a flow without a peer.
 pub(super) struct Spent {
     key: SipKey,
     /// The current generation first.
-    generations: [Vec<[u32; WAYS]>; 2],
+    generations: [Vec<[u64; WAYS]>; 2],
     turns: Instant,
 }
 
@@ -36,17 +37,29 @@ impl Spent {
 
     pub(super) fn insert(&mut self, now: Instant, flow: &FlowKey, iss: Seq) {
         self.turn(now);
-        let (set, print) = self.place(flow, iss);
+        let (set, print) = self.place(flow);
+        let entry = entry(print, iss);
         if let Some(ways) = self.generations[0].get_mut(set) {
-            let free = ways.iter().position(|&way| way == 0 || way == print);
-            ways[free.unwrap_or(print as usize % WAYS)] = print;
+            let free = ways.iter().position(|&way| way == 0 || way == entry);
+            ways[free.unwrap_or(entry as usize % WAYS)] = entry;
         }
     }
 
+    /// Whether a flow that is gone came of this cookie.
     pub(super) fn contains(&mut self, now: Instant, flow: &FlowKey, iss: Seq) -> bool {
+        self.find(now, flow, |print, way| way == entry(print, iss))
+    }
+
+    /// Whether a flow that is gone had this 4-tuple, whatever its cookie.
+    pub(super) fn knows(&mut self, now: Instant, flow: &FlowKey) -> bool {
+        self.find(now, flow, |print, way| (way >> 32) as u32 == print)
+    }
+
+    fn find(&mut self, now: Instant, flow: &FlowKey, is: impl Fn(u32, u64) -> bool) -> bool {
         self.turn(now);
-        let (set, print) = self.place(flow, iss);
-        self.generations.iter().any(|sets| sets.get(set).is_some_and(|ways| ways.contains(&print)))
+        let (set, print) = self.place(flow);
+        let ways = self.generations.iter().filter_map(|sets| sets.get(set)).flatten();
+        ways.into_iter().any(|&way| is(print, way))
     }
 
     /// Forgets the older generation when its time has come.
@@ -63,16 +76,20 @@ impl Spent {
     }
 
     /// The set, and a fingerprint that is never zero.
-    fn place(&self, flow: &FlowKey, iss: Seq) -> (usize, u32) {
+    fn place(&self, flow: &FlowKey) -> (usize, u32) {
         let (remote, local) = (flow.remote.bits(), flow.local.bits());
         let ports = u64::from(flow.remote_port) << 16 | u64::from(flow.local_port);
         let hash = [(remote >> 64) as u64, remote as u64, (local >> 64) as u64, local as u64]
             .iter()
             .fold(Sip13::new(&self.key), |sip, &word| sip.word(word))
-            .word(ports << 32 | u64::from(iss.0))
+            .word(ports)
             .finish(40, 0);
         (hash as usize & (self.generations[0].len() - 1), ((hash >> 32) as u32).max(1))
     }
+}
+
+fn entry(print: u32, iss: Seq) -> u64 {
+    u64::from(print) << 32 | u64::from(iss.0)
 }
 
 #[cfg(test)]
@@ -96,8 +113,10 @@ mod tests {
                 assert!(spent.contains(at(later), &flow(1), Seq(5)), "{start} + {later}");
                 assert!(!spent.contains(at(later), &flow(1), Seq(6)));
                 assert!(!spent.contains(at(later), &flow(2), Seq(5)));
+                assert!(spent.knows(at(later), &flow(1)) && !spent.knows(at(later), &flow(2)));
             }
             assert!(!spent.contains(at(3 * LIFE_MS), &flow(1), Seq(5)));
+            assert!(!spent.knows(at(3 * LIFE_MS), &flow(1)));
         }
     }
 

@@ -257,10 +257,30 @@ fn a_spent_cookie_opens_nothing() {
     let Answer::Proof(agreed) = shown(&mut screen, 0, &first) else { panic!("no proof") };
     let key = parse(&first.frame(), &Meta::default(), &LINK).expect("a good frame").key;
     screen.spent(Instant::ZERO, &key, agreed.iss);
-    assert_eq!(shown(&mut screen, 1, &first), Answer::Drop(Reason::SpentCookie));
+    let (answer, reply) = answered(&mut screen, 1, &first);
+    assert!(matches!(answer, Answer::Refuse(_, Reason::SpentCookie)));
+    assert_eq!((reply.flags, reply.seq), (RST, first.ack));
     // A new connection between the same ports has another number and passes.
     let (_, first) = handshake(&mut screen, &Sample { seq: 5000, ..Sample::syn() }, HELLO);
     assert!(matches!(shown(&mut screen, 1, &first), Answer::Proof(_)));
+}
+
+/// Where it has received little, the number it acknowledges still has the cookie's upper bits.
+#[test]
+fn the_peer_of_a_flow_that_is_gone_is_reset_again() {
+    let mut screen = screen();
+    let (_, first) = handshake(&mut screen, &Sample::syn(), HELLO);
+    let Answer::Proof(agreed) = shown(&mut screen, 0, &first) else { panic!("no proof") };
+    let key = parse(&first.frame(), &Meta::default(), &LINK).expect("a good frame").key;
+    for received in [0, 1, 64, 1_000, 100_000, 900_000] {
+        let later = Sample { seq: first.seq + 517, ack: first.ack + received, ..first.clone() };
+        if shown(&mut screen, 0, &later) == Answer::Drop(Reason::Overtaken) {
+            screen.spent(Instant::ZERO, &key, agreed.iss);
+        }
+        let (answer, reply) = answered(&mut screen, 1, &later);
+        assert!(matches!(answer, Answer::Refuse(_, Reason::NoFlow | Reason::BadCookie)), "{received}");
+        assert_eq!((reply.flags, reply.seq), (RST, later.ack));
+    }
 }
 
 #[test]
