@@ -93,7 +93,7 @@ fn build(
         flags,
         window: 64_240,
         options,
-        payload: [&HELLO[..payload], &[]],
+        payload: [&HELLO[..payload], &[]].into(),
         segment: 0,
     };
     wire::build_tcp(space, &outgoing, WORLD_MAC, BOX_MAC, &BuildRules::default()).expect("it fits").len
@@ -301,7 +301,7 @@ fn answers_to_one_prefix_are_capped() {
             flags: Flags::SYN,
             window: 1_024,
             options: Options::default(),
-            payload: [&[], &[]],
+            payload: Default::default(),
             segment: 0,
         };
         let built = wire::build_tcp(space, &outgoing, WORLD_MAC, BOX_MAC, &BuildRules::default());

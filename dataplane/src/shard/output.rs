@@ -48,7 +48,7 @@ impl<P: Pool + ?Sized> Output<'_, P> {
             return Sent::Later;
         };
         // Room for the headers; the builder says how much of it was used.
-        let payload = segment.payload[0].len() + segment.payload[1].len();
+        let payload = segment.payload.len();
         self.pool.resize(&mut frame, (payload + HEADERS_MAX).min(self.frame_bytes));
         let built = wire::build_tcp(self.pool.bytes_mut(&mut frame), segment, source, hop, self.build);
         match built {

@@ -3,7 +3,7 @@
 //! The pool's size is an absolute limit, reserved at start and touched only as it is used. A chain holds a contiguous
 //! stretch of one direction's sequence space; an empty chain owns no block.
 
-use crate::wire::Seq;
+use crate::wire::{Blocks, Payload, Seq};
 
 /// Bytes of a block of the buffer pool.
 pub const BLOCK: usize = 4096;
@@ -218,25 +218,28 @@ impl Chain {
         self.end().filter(|end| seq.before(*end)).map_or(0, |end| (end - seq) as usize)
     }
 
-    /// Up to `len` bytes from `seq` on, in at most two pieces; shorter where two blocks do not hold them.
-    pub(crate) fn pieces<'p>(&mut self, pool: &'p Pool, seq: Seq, len: usize) -> [&'p [u8]; 2] {
-        let Some(place) = self.locate(pool, seq) else { return [&[], &[]] };
+    /// Up to `len` bytes from `seq` on.
+    pub(crate) fn payload<'p>(&mut self, pool: &'p Pool, seq: Seq, len: usize) -> Payload<'p> {
+        let Some(place) = self.locate(pool, seq) else { return Payload::default() };
         let offset = place.offset(seq);
-        let n = len.min(BLOCK - offset);
-        let first = pool.piece(place.block, offset, offset + n);
-        if n == len || place.block == self.tail.block {
-            return [first, &[]];
+        let len = len.min((self.tail.end() - seq) as usize);
+        let first = len.min(BLOCK - offset);
+        let second = (len - first).min(BLOCK);
+        let one = pool.piece(place.block, offset, offset + first);
+        if second == 0 {
+            return [one, &[]].into();
         }
-        [first, pool.piece(pool.next[place.block as usize], 0, (len - n).min(BLOCK))]
-    }
-
-    /// How many bytes from `seq` on [`Chain::pieces`] can show at most, if all blocks that it needs exist.
-    pub(crate) fn reach(&self, seq: Seq) -> usize {
-        if self.is_empty() {
-            return 0;
-        }
-        // Blocks are laid out back to back from the head on, so the offset follows without a walk.
-        2 * BLOCK - (seq - self.head.base) as usize % BLOCK
+        let next = pool.next[place.block as usize];
+        let two = pool.piece(next, 0, second);
+        let left = len - first - second;
+        let rest = Blocks {
+            memory: &pool.bytes,
+            next: &pool.next,
+            size: BLOCK,
+            block: pool.next[next as usize],
+            left,
+        };
+        Payload::new([one, two], rest)
     }
 
     /// Up to `len` bytes from `seq` on in one piece.
@@ -331,10 +334,9 @@ mod tests {
                             continue;
                         }
                         let seq = begin + at as u32;
-                        let reach = chain.reach(seq);
-                        let shown = chain.pieces(&pool, seq, len).concat();
-                        prop_assert_eq!(shown.len(), len.min(reach));
-                        prop_assert_eq!(&shown[..], &model[at..at + shown.len()]);
+                        let shown = chain.payload(&pool, seq, len);
+                        prop_assert_eq!(shown.len(), len);
+                        prop_assert_eq!(&shown.to_vec()[..], &model[at..at + len]);
                         let first = chain.first_mut(&mut pool, seq, len);
                         prop_assert!(!first.is_empty());
                         prop_assert_eq!(&first[..], &model[at..at + first.len()]);
@@ -370,6 +372,6 @@ mod tests {
         let far = Seq(100) + BLOCK as u32 + 10;
         assert_eq!(chain.write(&mut pool, Seq(100), far, b"late"), 4);
         assert_eq!(chain.write(&mut pool, Seq(100), Seq(100), &[1; BLOCK + 10]), BLOCK + 10);
-        assert_eq!(chain.pieces(&pool, far, 4)[0], b"late");
+        assert_eq!(chain.payload(&pool, far, 4).to_vec(), b"late");
     }
 }

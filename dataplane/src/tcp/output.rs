@@ -4,7 +4,7 @@
 //! Nagle's algorithm is off: whoever writes here writes whole messages.
 
 use crate::time::Instant;
-use crate::wire::{Flags, Options, Outgoing, SackBlocks, Seq};
+use crate::wire::{Flags, Options, Outgoing, Payload, SackBlocks, Seq};
 
 use super::congestion::Control;
 use super::connection::{Connection, LOCAL_SCALE, RECORD_WINDOW, SYN_WINDOW, Shared, TRUSTED_WINDOW};
@@ -80,18 +80,18 @@ impl Connection {
             return None;
         }
         let data = if seq.before(self.send.end) { len.min(self.send.end - seq) } else { 0 };
-        let data = data.min(self.room(seq, shared));
+        let data = data.min(self.room(shared));
         let fin = self.state.fin_in_flight() && seq + data == self.send.end && len > data;
         Some(Plan { len: data, fin, ..Plan::bare(Kind::Again, seq) })
     }
 
-    /// Payload bytes that fit one segment at `seq`, beside the options that it has to carry.
-    fn room(&self, seq: Seq, shared: &Shared) -> u32 {
+    /// Payload bytes that fit one segment, beside the options that it has to carry.
+    fn room(&self, shared: &Shared) -> u32 {
         let options = match self.sack && (self.receive.queue.has_gap() || self.receive.duplicate.is_some()) {
             true => 4 + 8 * self.sack_blocks(shared).as_slice().len() as u32,
             false => 0,
         };
-        u32::from(self.send.mss).saturating_sub(options).max(1).min(self.send.chain.reach(seq) as u32)
+        u32::from(self.send.mss).saturating_sub(options).max(1)
     }
 
     /// New data, and FIN after the last of it.
@@ -116,7 +116,7 @@ impl Connection {
     /// How much new data to send in one go, and the segment size if the port is to cut it.
     fn amount(&mut self, unsent: u32, usable: u32, shared: &Shared) -> Option<(u32, u16)> {
         let pipe = self.recovery.pipe(&shared.shelf, self.flight(), self.sack);
-        let room = self.room(self.send.nxt, shared);
+        let room = self.room(shared);
         let len = unsent.min(usable).min(room);
         // Sender's avoidance of silly windows (RFC 9293, section 3.8.6.2.1, without Nagle's condition).
         let worth = len == room || len == unsent || 2 * len >= self.send.max_wnd;
@@ -129,7 +129,7 @@ impl Connection {
             return None;
         }
         let most = shared.segmentation(self.link) as u32;
-        let many = unsent.min(usable).min(open).min(most).min(self.send.chain.reach(self.send.nxt) as u32);
+        let many = unsent.min(usable).min(open).min(most);
         if many < 2 * room {
             return Some((len, 0));
         }
@@ -145,7 +145,6 @@ impl Connection {
         if len == 0 || self.send.nxt != self.send.una {
             return Plan::bare(Kind::Probe, self.send.una - 1);
         }
-        let len = len.min(self.send.chain.reach(self.send.nxt) as u32);
         Plan { len, ..Plan::bare(Kind::New, self.send.nxt) }
     }
 
@@ -209,8 +208,8 @@ impl Connection {
             flags = flags.with(Flags::PSH);
         }
         let payload = match plan.len {
-            0 => [&[][..], &[]],
-            len => self.send.chain.pieces(&shared.pool, plan.seq, len as usize),
+            0 => Payload::default(),
+            len => self.send.chain.payload(&shared.pool, plan.seq, len as usize),
         };
         Outgoing {
             key: self.key,

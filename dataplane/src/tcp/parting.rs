@@ -1,6 +1,6 @@
 //! Segments that outlive their flow: resets, and ACKs of TIME-WAIT.
 
-use crate::wire::{Flags, FlowKey, LinkId, Mac, Options, Outgoing, Seq};
+use crate::wire::{Flags, FlowKey, LinkId, Mac, Options, Outgoing, Payload, Seq};
 
 /// A segment without payload and without a flow.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ impl Parting {
             flags: self.flags,
             window: self.window,
             options: Options { timestamps: self.timestamps, ..Options::default() },
-            payload: [&[], &[]],
+            payload: Payload::default(),
             segment: 0,
         }
     }

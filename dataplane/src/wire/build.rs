@@ -60,7 +60,6 @@ pub fn build_tcp(
     destination: Mac,
     rules: &BuildRules,
 ) -> Option<Built> {
-    let [first, second] = segment.payload;
     let head = Head {
         key: &segment.key,
         source,
@@ -72,23 +71,21 @@ pub fn build_tcp(
         window: segment.window,
         options: Emitted::new(&segment.options),
     };
-    let length = first.len() + second.len();
+    let length = segment.payload.len();
     let Written { start, end, pseudo, header } = head.write(frame, length)?;
-    let payload = frame.get_mut(end..end + length)?;
-    let (to_first, to_second) = payload.split_at_mut_checked(first.len())?;
     let partial = rules.checksum_offload || segment.segment > 0;
-    let checksum = if partial {
-        to_first.copy_from_slice(first);
-        to_second.copy_from_slice(second);
-        fold(pseudo)
-    } else {
-        let mut total = copy_and_sum(to_first, first);
-        if !second.is_empty() {
-            let added = copy_and_sum(to_second, second);
-            total += if first.len().is_multiple_of(2) { added } else { shifted(added) };
+    let (mut at, mut total) = (end, 0);
+    for piece in segment.payload.pieces() {
+        let into = frame.get_mut(at..at + piece.len())?;
+        if partial {
+            into.copy_from_slice(piece);
+        } else {
+            let added = copy_and_sum(into, piece);
+            total += if (at - end).is_multiple_of(2) { added } else { shifted(added) };
         }
-        finish(pseudo + header + numbers(total))
-    };
+        at += piece.len();
+    }
+    let checksum = if partial { fold(pseudo) } else { finish(pseudo + header + numbers(total)) };
     *frame.get_mut(start + CHECKSUM_OFFSET..)?.first_chunk_mut()? = checksum.to_be_bytes();
     let checksum = match partial {
         true => Checksum::Partial { start: start as u16, offset: CHECKSUM_OFFSET as u16 },

@@ -7,6 +7,7 @@ mod build;
 mod checksum;
 mod options;
 mod parse;
+mod payload;
 mod prefix;
 mod prefix_set;
 #[cfg(test)]
@@ -16,6 +17,8 @@ mod seq;
 pub use address::{Address, FlowKey, Mac};
 pub use build::{BuildRules, Built, build_tcp};
 pub use parse::{Kind, LinkRules, Packet, parse, parse_into};
+pub(crate) use payload::Blocks;
+pub use payload::Payload;
 pub use prefix::{Prefix, PrefixError};
 pub use prefix_set::PrefixSet;
 pub use seq::Seq;
@@ -180,8 +183,8 @@ pub struct Outgoing<'a> {
     pub window: u16,
     /// Options.
     pub options: Options,
-    /// Payload, in two pieces because buffers are chains of blocks.
-    pub payload: [&'a [u8]; 2],
+    /// Payload.
+    pub payload: Payload<'a>,
     /// Where the payload is longer than one segment: payload bytes per segment on the wire, cut by the port; else 0.
     pub segment: u16,
 }

@@ -40,7 +40,7 @@ impl Owned {
     }
 
     pub(super) fn from(out: &Outgoing<'_>) -> Self {
-        let payload = out.payload.concat();
+        let payload = out.payload.to_vec();
         let merged = match out.segment {
             0 => 1,
             each => payload.len().div_ceil(usize::from(each)) as u16,

@@ -25,7 +25,7 @@ fn outgoing<'a>(v6: bool, first: &'a [u8], second: &'a [u8]) -> Outgoing<'a> {
         flags: Flags::ACK.with(Flags::PSH),
         window: 512,
         options: Options::default(),
-        payload: [first, second],
+        payload: [first, second].into(),
         segment: 0,
     }
 }
