@@ -7,8 +7,10 @@
 
 pub mod bulk;
 pub mod figures;
+pub mod flood_heap;
 pub mod flows;
 pub mod plot;
+pub mod proxy_memory;
 pub mod report;
 pub mod rig;
 pub mod smol;
@@ -105,6 +107,9 @@ pub const FIGURES: &[Entry] = &[
     memory("flow-bytes", "memory of an idle flow, against 512 bytes", |quick| {
         Box::new(flows::FlowBytes::new(quick))
     }),
+    memory("connect-memory", "connections through a TCP proxy, in memory, against 200 k/s", |quick| {
+        Box::new(proxy_memory::Connects::new(if quick { 50_000 } else { 200_000 }))
+    }),
     memory("tls-accept", "mutual TLS handshakes, against their primitives alone", |quick| {
         Box::new(tls_accept::TlsAccept::new(if quick { 300 } else { 1_500 }))
     }),
@@ -119,6 +124,7 @@ pub const FIGURES: &[Entry] = &[
         "what a frame of each kind of flood costs a shard",
         figures::kinds::memory,
     ),
+    over_rig("flood-heap", "growth of the heap during ten minutes of flood", flood_heap::run),
     over_rig("syn-veth-packet", "SYNs answered on veth with AF_PACKET", figures::syn::packet),
     over_rig("syn-veth-xdp", "SYNs answered on veth with AF_XDP", figures::syn::xdp),
     over_rig("syn-tap", "SYNs answered on TAP", figures::syn::tap),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use hedgerow_bench::report::Measured;
-use hedgerow_bench::{Answer, Entry, FIGURES, Kind, Settings, measure, report};
+use hedgerow_bench::{Answer, Entry, FIGURES, Kind, Settings, flows, measure, report};
 
 const HELP: &str = "\
 Measures figures of Hedgerow beside those of its peers, interleaved in one run on the same cores.
@@ -120,6 +120,13 @@ fn run(options: &Options) -> Result<bool, String> {
 }
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [child, flows] = arguments.as_slice()
+        && child == flows::CHILD
+    {
+        println!("{}", flows::bytes_per_flow(flows.parse().unwrap_or(0)));
+        return ExitCode::SUCCESS;
+    }
     match options().and_then(|options| run(&options)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

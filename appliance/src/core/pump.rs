@@ -205,8 +205,9 @@ impl<P: Port> Core<P> {
         }
         let room = space.len();
         let written = seat.session.transmit(to_policy(now), leg, space).min(room);
+        // Even of nothing: an empty queue gives its memory back.
+        flow.commit(written);
         if written > 0 {
-            flow.commit(written);
             return true;
         }
         if matches!(seat.leg(leg).closing, Some(Close::Finish(_))) {
