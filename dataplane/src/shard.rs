@@ -31,7 +31,7 @@ use crate::wire::{
 use exchange::Member;
 pub use exchange::{Exchange, ExchangeConfig, Wake};
 pub use listing::Hint;
-use listing::{HINTS, Listed};
+use listing::HINTS;
 use output::Output;
 use ports::PortChooser;
 pub use ports::ShardIndex;
@@ -306,8 +306,6 @@ pub struct Shard {
     exchange: Option<Member>,
     /// This shard's number.
     index: u16,
-    /// Flows as others know them, by slot of the flow table.
-    listed: Vec<Option<Listed>>,
     /// What the ports have not been told yet.
     hints: VecDeque<Hint>,
     /// The frames at hand were handed over by another shard: they go no further.
@@ -336,7 +334,6 @@ impl Shard {
             None => Census::new(1, engine.flows, seed(5).bytes16()),
         };
         let speaks = config.index.index == 0;
-        let flows = engine.flows;
         Shard {
             links: (0u8..)
                 .zip(&config.links)
@@ -351,7 +348,6 @@ impl Shard {
             engine: Engine::new(engine, seed(3).bytes32()),
             ahead: (0..AHEAD).map(|_| Parsed::default()).collect(),
             ports: PortChooser::new(config.index, seed(4).bytes16()),
-            listed: vec![None; flows],
             hints: VecDeque::with_capacity(HINTS),
             exchange,
             index: config.index.index,
@@ -529,7 +525,7 @@ impl Shard {
         }
         let id = self.engine.connect(now, key, to.link, hop)?;
         self.admission.opened(now, id, to.address, None, Standing::Reserved);
-        self.list(id, key, to.link);
+        self.list(key, to.link);
         Ok(id)
     }
 
@@ -750,7 +746,7 @@ impl Shard {
         }
         let id = self.engine.accept(now, key, link, packet.source_mac, agreed, listener)?;
         self.admission.opened(now, id, key.remote, Some(listener), Standing::Stranger);
-        self.list(id, key, link);
+        self.list(key, link);
         self.statistics.accepted += 1;
         Ok(id)
     }
@@ -759,8 +755,9 @@ impl Shard {
     fn forget(&mut self, now: Instant, id: FlowId, reason: Reason) {
         self.statistics.reasons.count(reason);
         self.admission.closed(now, id);
-        self.strike(id);
-        if let Some(Gone { key, cookie: Some(iss) }) = self.engine.gone() {
+        let Some(Gone { key, link, cookie }) = self.engine.gone() else { return };
+        self.strike(key, link);
+        if let Some(iss) = cookie {
             self.screen.spent(now, &key, iss);
         }
     }

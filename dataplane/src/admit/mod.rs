@@ -161,6 +161,8 @@ impl Admission {
             seed[0] ^= label;
             seed
         };
+        // The limit of strangers holds before another is let in.
+        let strangers = slots.min(limits.handshakes_in_flight.max(1) as usize + 1);
         Admission {
             limits,
             entries: vec![None; slots],
@@ -168,11 +170,11 @@ impl Admission {
             census,
             friends: Arc::default(),
             roster: Roster::new(slots, keyed(2)),
-            crowds: Ledger::new(slots, keyed(1)),
-            strangers: Vec::with_capacity(slots),
+            crowds: Ledger::new(strangers, keyed(1)),
+            strangers: Vec::with_capacity(strangers),
             oldest: NONE,
             youngest: NONE,
-            prefixes_with: vec![0; slots + 1],
+            prefixes_with: vec![0; strangers + 1],
             fullest: 0,
             random: Random::new(seed),
         }

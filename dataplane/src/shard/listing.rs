@@ -1,17 +1,10 @@
 //! What others have to know of a shard: the other shards of the box where its flows are, the ports which flows to keep in a
 //! lane of their own, and how to answer SYNs as it does.
 
-use super::{FlowId, Shard};
+use super::Shard;
 use crate::screen::SynPlan;
 use crate::time::Instant;
 use crate::wire::{Address, FlowKey, LinkId};
-
-/// A flow by its slot.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Listed {
-    key: FlowKey,
-    link: LinkId,
-}
 
 /// News for a port: whether a flow is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +51,7 @@ impl Shard {
     }
 
     /// Lets others find a flow.
-    pub(super) fn list(&mut self, id: FlowId, key: FlowKey, link: LinkId) {
-        let Some(place) = self.listed.get_mut(id.slot as usize) else { return };
-        *place = Some(Listed { key, link });
+    pub(super) fn list(&mut self, key: FlowKey, link: LinkId) {
         if let Some(member) = &self.exchange {
             member.opened(&key);
         }
@@ -68,9 +59,7 @@ impl Shard {
     }
 
     /// The flow is gone.
-    pub(super) fn strike(&mut self, id: FlowId) {
-        let listed = self.listed.get_mut(id.slot as usize).and_then(Option::take);
-        let Some(Listed { key, link }) = listed else { return };
+    pub(super) fn strike(&mut self, key: FlowKey, link: LinkId) {
         if let Some(member) = &self.exchange {
             member.closed(&key);
         }

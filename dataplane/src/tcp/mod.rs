@@ -115,6 +115,8 @@ pub struct Engine {
 pub(crate) struct Gone {
     /// Its 4-tuple.
     pub(crate) key: FlowKey,
+    /// The link that it lived on.
+    pub(crate) link: LinkId,
     /// The cookie that opened it, if a peer did.
     pub(crate) cookie: Option<Seq>,
 }
@@ -656,7 +658,12 @@ impl Engine {
     fn vacate(&mut self, slot: u32) -> Reason {
         let place = &mut self.slots[slot as usize];
         let left = place.connection.take();
-        self.gone = left.map(|flow| Gone { key: flow.key, cookie: flow.accepted.then_some(flow.iss) });
+        let gone = |flow: Connection| Gone {
+            key: flow.key,
+            link: flow.link,
+            cookie: flow.accepted.then_some(flow.iss),
+        };
+        self.gone = left.map(gone);
         place.generation = place.generation.wrapping_add(1);
         self.wheel.arm(slot, Timer::OFF);
         self.free.push(slot);
