@@ -30,8 +30,8 @@ use crate::wire::{
 
 use exchange::Member;
 pub use exchange::{Exchange, ExchangeConfig, Wake};
-pub use listing::Hint;
 use listing::HINTS;
+pub use listing::Hint;
 use output::Output;
 use ports::PortChooser;
 pub use ports::ShardIndex;
