@@ -38,7 +38,7 @@ fn frames(criterion: &mut Criterion) {
         flags: Flags::ACK,
         window: 512,
         options: Options { timestamps: Some((1, 2)), ..Options::default() },
-        payload: [&payload, &[]].into(),
+        payload: [&payload[..], &[]].into(),
         segment: 0,
     };
     let mut frame = vec![0; 1514];
