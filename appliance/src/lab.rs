@@ -22,10 +22,12 @@ use hedgerow_policy::tls::ca::Authority;
 use hedgerow_policy::tls::{Acceptor, Clock, Connector, Settings, SetupError};
 use hedgerow_port::Memory;
 
+use crate::bans::Bans;
 use crate::commons::Commons;
 use crate::core::{Core, CoreConfig, CoreStatistics};
 use crate::identity::expand;
 use crate::pool::{NodeConfig, PoolConfig};
+use crate::rules::Policy;
 use crate::sessions::{Factory, Kind, Passed};
 use fan::Fan;
 
@@ -41,6 +43,9 @@ pub struct Device {
     unix: Duration,
     passed: Vec<Rc<Cell<Passed>>>,
     now: Instant,
+    government: Option<Government>,
+    /// How often the policy has changed.
+    turn: u64,
 }
 
 /// The device for a site with one core, as `hedgerow lab` and the simulation tests use it.
@@ -48,8 +53,37 @@ pub fn device(site: Site) -> Result<Box<dyn Subject>, String> {
     sharded(1)(site)
 }
 
+/// What a simulated appliance is governed by.
+#[derive(Clone)]
+pub struct Government {
+    /// Through which it comes into force; for as many shards as there are.
+    pub bans: Arc<Bans>,
+    /// Policies that take turns.
+    pub policies: Vec<Arc<Policy>>,
+    /// How often the next one takes its turn.
+    pub every: Duration,
+    /// Sessions that stand are judged by it too.
+    pub now: bool,
+}
+
+impl Government {
+    /// Puts the policy of a turn in force.
+    fn turn(&self, turn: u64) {
+        let policy = self.policies[turn as usize % self.policies.len()].clone();
+        self.bans.adopt(policy, turn + 1, self.now);
+    }
+}
+
 /// The same with several cores, each with a shard and a queue of both cards.
 pub fn sharded(shards: u16) -> impl FnMut(Site) -> Result<Box<dyn Subject>, String> {
+    governed(shards, None)
+}
+
+/// The same with a policy, which may change while it goes on.
+pub fn governed(
+    shards: u16,
+    government: Option<Government>,
+) -> impl FnMut(Site) -> Result<Box<dyn Subject>, String> {
     move |site| {
         let clock = Clock::at(site.unix);
         let kind = gate(&site, &clock).map_err(|error| error.to_string())?;
@@ -82,8 +116,13 @@ pub fn sharded(shards: u16) -> impl FnMut(Site) -> Result<Box<dyn Subject>, Stri
             let config = place(config.clone(), index, shards, exchange.clone(), seed);
             Core::new(&config, commons.clone(), ports, Box::new(factory), Instant::ZERO)
         });
-        let cores = cores.collect();
-        Ok(Box::new(Device { cores, fans, clock, unix, passed, now: Instant::ZERO }))
+        let mut cores: Vec<Core<Memory>> = cores.collect();
+        if let Some(government) = &government {
+            government.turn(0);
+            cores.iter_mut().for_each(|core| core.enforce(government.bans.clone()));
+        }
+        let government = government.clone();
+        Ok(Box::new(Device { cores, fans, clock, unix, passed, now: Instant::ZERO, government, turn: 0 }))
     }
 }
 
@@ -182,6 +221,13 @@ impl Device {
 impl Subject for Device {
     fn step(&mut self, now: Instant) {
         self.now = now;
+        if let Some(government) = &self.government {
+            let turn = now.since(Instant::ZERO).as_micros() / government.every.as_micros().max(1);
+            if turn as u64 > self.turn {
+                self.turn = turn as u64;
+                government.turn(self.turn);
+            }
+        }
         let unix = self.unix + Duration::from_micros(now.micros());
         self.clock.set(unix);
         // One cryptographic step per call is all that a call may do: the rest follows while no virtual time passes.

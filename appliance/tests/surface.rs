@@ -16,10 +16,14 @@ use hedgerow::core::Core;
 use hedgerow::events::EventSink;
 use hedgerow::identity::Secret;
 use hedgerow::management::{self, Request, Response};
+use hedgerow::rules::keeper::{self, Keeper};
+use hedgerow::rules::witness::Witness;
 use hedgerow::sessions::Factory;
 use hedgerow::status::{Report, Status};
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::Port;
+use hedgerow_policy::Reason;
+use hedgerow_policy::rules::{Action, Response as Decided, Who};
 use hedgerow_policy::tls::{Clock, Settings};
 use hedgerow_port::{Memory, MemoryConfig};
 
@@ -165,6 +169,128 @@ fn idle() -> (Control, control::Commands) {
     let (line, commands) = control::line().unwrap();
     let (config, _) = Config::parse("example", &std::fs::read_to_string(EXAMPLE).unwrap()).unwrap();
     (Control::new(config.into(), vec![line]), commands)
+}
+
+/// The example's configuration with a policy beside it, in a directory of its own.
+fn governed(dir: &Path, policy: &str) -> Config {
+    let text = std::fs::read_to_string(EXAMPLE).unwrap();
+    let stated =
+        format!("policy = {{ file = \"policy.toml\", history = \"{}/history.json\" }}\n", dir.display());
+    let text = text.replace("# policy = \"policy.toml\"\n", &stated);
+    std::fs::write(dir.join("hedgerow.toml"), text).unwrap();
+    std::fs::write(dir.join("policy.toml"), policy).unwrap();
+    Config::load(&dir.join("hedgerow.toml")).unwrap().0
+}
+
+#[test]
+fn check_explains_where_each_value_of_a_rule_comes_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hedgerow.toml");
+    let file = file.to_str().unwrap();
+    let policy = "version = 1\n[message.request_blocks]\nfrom_peer = { per_minute = 300 }\n[reason.rate_limited]\n\
+                  action = \"ban 10m\"\n[[scope]]\nname = \"old\"\nversion = \"< 2.6\"\n\
+                  [scope.message.request_blocks]\naction = \"delay\"\nshadow = true\n";
+    governed(dir.path(), policy);
+    let path = dir.path().join("policy.toml");
+    let at = |line: u32| format!("{}:{line}", path.display());
+    outcome(&["check", file], 0, "1 messages, 1 reasons, 1 scopes", "");
+    let why = ["check", "--why", "full_node", "request_blocks"];
+    let told = |more: &[&str]| {
+        let output = hedgerow(&[&why, more, &["--", file]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let plain = told(&[]);
+    assert!(plain.contains(&format!("per_minute 300 {}", at(3))), "{plain}");
+    assert!(plain.contains("size 100 the node's own"), "{plain}");
+    assert!(plain.contains(&format!("action ban 600s {}", at(5))), "{plain}");
+    assert!(plain.contains("shadow false default") && plain.contains("scopes: none"), "{plain}");
+    let old = told(&["--version", "2.5.1", "--from", "192.0.2.7", "--listener", "peers"]);
+    assert!(old.contains(&format!("scopes: old ({})", at(6))), "{old}");
+    assert!(old.contains(&format!("action delay {} shadow true {}", at(10), at(11))), "{old}");
+    outcome(
+        &["check", "--why", "wallet", "rate_limited", "--", file],
+        0,
+        "it can be: log, delay, drop, close, ban",
+        "",
+    );
+    outcome(
+        &["check", "--why", "full_node", "request_blokcs", "--", file],
+        1,
+        "",
+        "did you mean `request_blocks`?",
+    );
+    outcome(&["check", "--why", "ful_node", "new_peak", "--", file], 1, "", "did you mean `full_node`?");
+    std::fs::write(&path, "version = 1\n[message.request_blocks]\naction = \"dorp\"\n").unwrap();
+    outcome(&["check", file], 1, "", "policy.toml:3:10");
+    outcome(&["run", "-c", file], 1, "", "");
+}
+
+#[test]
+fn editors_get_a_schema_of_the_policy() {
+    let output = hedgerow(&["policy", "schema"]);
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let action = &schema["properties"]["reason"]["properties"]["tls_garbage"]["properties"]["action"];
+    assert_eq!(action["anyOf"][0]["enum"], serde_json::json!(["close"]));
+    assert!(schema["properties"]["message"]["properties"]["request_blocks"].is_object());
+}
+
+#[test]
+fn a_policy_is_reloaded_confirmed_undone_and_remembered_by_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Arc::new(governed(dir.path(), "version = 1\nin_flight = 3\n"));
+    let (control, _commands) = idle();
+    let bans = bans();
+    let shard = std::sync::Mutex::new(bans.swap().reader(0));
+    let (taker, clock) = (bans.clone(), || 1_800_000_000);
+    let witness = Arc::new(Witness::new(clock));
+    let keeper = Keeper::open(keeper::Setup {
+        config,
+        bans: bans.clone(),
+        witness: witness.clone(),
+        wake: Box::new(move || {
+            let mut reader = shard.lock().unwrap();
+            taker.swap().take(&mut reader);
+            taker.swap().taken(&reader);
+        }),
+        clock,
+    });
+    let control = control.with_policy(keeper.unwrap());
+    let path = dir.path().join("hedgerow.sock");
+    let recent = EventSink::open(None, 1).unwrap().recent();
+    let _socket = management::serve(&path, control, recent, bans).unwrap();
+    let socket = path.to_str().unwrap();
+    let run = |args: &[&str], code: i32, out: &str, err: &str| {
+        outcome(&[args, &["--socket", socket]].concat(), code, out, err);
+    };
+    let write = |text: &str| std::fs::write(dir.path().join("policy.toml"), text).unwrap();
+    run(&["reload"], 0, "version 1 stays in force", "");
+    write("version = 1\nin_flight = 4\n");
+    run(&["reload", "--dry-run"], 0, "in_flight: 3 -> 4", "");
+    run(&["reload", "--dry-run"], 0, "version 1 stays in force", "");
+    run(&["reload", "--confirm", "60s"], 0, "version 2 is in force on all shards\nundone in", "");
+    run(&["reload", "confirm"], 0, "version 2 stays", "");
+    run(&["reload", "confirm"], 1, "", "no policy waits for a confirmation");
+    write("version = 1\nin_flight = 4\n[message.new_peak]\nfrom_peer = { per_minit = 9 }\n");
+    run(&["reload"], 1, "", "policy.toml:4:15");
+    run(&["reload"], 1, "", "did you mean `per_minute`?");
+    run(&["reload", "--confirm", "0s"], 1, "", "expected 1s to 24h");
+    run(&["reload", "undo"], 0, "in_flight: 4 -> 3", "");
+    run(
+        &["reload", "history"],
+        0,
+        "version 2 since 2027-01-15T08:00:00Z by reload\n  in_flight: 3 -> 4\n",
+        "",
+    );
+    run(&["reload", "history", "--show", "2"], 0, "version = 1\nin_flight = 4\n", "");
+    run(&["reload", "history", "--show", "9"], 1, "", "version 9 is not kept");
+    run(&["report"], 0, "nothing that was let pass", "");
+    let who = Who { listener: 0, source: [192, 0, 2, 7].into(), id: None, kind: None, version: None };
+    let response = Decided { action: Action::Close, shadow: true };
+    witness.tell(&who, Reason::RateLimited, Some(20), response);
+    run(&["report"], 0, "1 rate_limited by new_peak, would have been: close", "");
+    run(&["report", "--json"], 0, "\"peers\": [", "");
 }
 
 #[test]
