@@ -10,13 +10,17 @@ use std::time::Duration;
 use hedgerow_policy::tls::{Clock, Settings};
 
 use crate::assemble;
-use crate::config::{Config, Driver, Identity, Listener, Pool, Port, Protocol, Share, SourceChoice};
+use crate::config::{Config, Driver, Identity, Listener, Mode, Pool, Port, Protocol, Share, SourceChoice};
 use crate::identity::Secret;
 use crate::rules::Policy;
 
 /// What `run` would do with a configuration, in a few lines.
 pub fn summary(config: &Config) -> String {
-    let mut text = String::new();
+    let mut text = match config.mode {
+        Mode::Enforce => String::new(),
+        Mode::Shadow => "mode shadow: what can pass passes, and `hedgerow report` tells of it\n".to_owned(),
+        Mode::Tap => "mode tap: looks at copies of frames and sends nothing\n".to_owned(),
+    };
     for port in &config.ports {
         let _ = writeln!(text, "port {}: {}", port.name, port_line(port));
     }
@@ -170,13 +174,14 @@ pub fn machine(config: &Config) -> Vec<(bool, String)> {
             found.push((false, format!("port.{}: this machine has no device `{}`", port.name, port.device)));
         }
     }
-    let taken = kernel_addresses();
+    // Who only looks on minds nobody else's addresses.
+    let taken = if config.mode == Mode::Tap { Vec::new() } else { kernel_addresses() };
     for (port, own) in
         config.ports.iter().flat_map(|port| port.addresses.iter().map(move |own| (port, own.address)))
     {
         match (port.share, taken.contains(&own)) {
             (Share::Nothing, true) => found.push((false, kernel_too(port, own))),
-            (Share::Listeners, false) => found.push((
+            (Share::Listeners, false) if config.mode != Mode::Tap => found.push((
                 false,
                 format!("port.{}: the kernel does not have {own}, so there is nothing to share", port.name),
             )),

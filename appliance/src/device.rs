@@ -4,10 +4,10 @@ use hedgerow_dataplane::frame::Port;
 use hedgerow_dataplane::wire::Address;
 use hedgerow_port::{
     AfPacket, AfPacketConfig, AfXdp, AfXdpConfig, LaneLimits, OpenError, Ours, PacketLanes,
-    PacketLanesConfig, Problem, Tap, TapConfig,
+    PacketLanesConfig, Problem, Silent, Tap, TapConfig,
 };
 
-use crate::config::{AnswerSyns, Config, Driver, Share};
+use crate::config::{AnswerSyns, Config, Driver, Mode, Share};
 
 /// An opened port.
 pub type Device = Box<dyn Port + Send>;
@@ -19,6 +19,10 @@ pub type Device = Box<dyn Port + Send>;
 /// says why; but not one that another program has, which would fight with us over every frame.
 pub fn open(config: &Config, index: usize, count: usize) -> Result<Vec<Device>, OpenError> {
     let port = &config.ports[index];
+    if config.mode == Mode::Tap {
+        let ports = AfPacket::open_queues(&AfPacketConfig::new(&port.device), count)?;
+        return Ok(boxed(ports.into_iter().map(Silent::new).collect()));
+    }
     match port.driver {
         _ if port.is_tap() => Tap::open_queues(&TapConfig::new(&port.device), count).map(boxed),
         Driver::AfPacket => af_packet(config, index, count, &[]),

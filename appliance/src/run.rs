@@ -27,7 +27,7 @@ use crate::assemble::{self, Place};
 use crate::bans::{self, Bans};
 use crate::bell::Bell;
 use crate::commons::Commons;
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::control::{self, Commands, Control, Line};
 use crate::events::{EventLine, EventSink, Feed};
 use crate::identity::{Secret, random};
@@ -55,7 +55,8 @@ pub fn run(config: Config) -> Result<(), RunError> {
     };
     let cores = pin::choose(config.cores.dataplane.as_deref())?;
     let ports = ports::open(&config)?;
-    let kept = share::keep(&config)?;
+    // Who only looks on takes nothing from the kernel.
+    let kept = if config.mode == Mode::Tap { Vec::new() } else { share::keep(&config)? };
     let lines = (0..ports.len()).map(|_| control::line()).collect::<Result<Vec<_>, _>>();
     let (lines, commands): (Vec<Line>, Vec<Commands>) =
         lines.map_err(|e| RunError::System("the way to the shards", e))?.into_iter().unzip();

@@ -6,10 +6,11 @@
 //! - [`memory`]: two ends in one process, for benches, simulations and the lab.
 //! - [`sender`]: a way out only, for load generators.
 //!
-//! Two go around any other port, and around each other:
+//! Three go around any other port, and around each other:
 //!
 //! - [`pcap`]: records what passes.
 //! - [`faulty`]: loses, duplicates, reorders, delays and corrupts it.
+//! - [`silent`]: lets nothing out.
 //!
 //! # Unsafe code
 //!
@@ -38,6 +39,7 @@ pub mod pcap;
 mod pool;
 mod ring;
 pub mod sender;
+pub mod silent;
 mod syscall;
 pub mod tap;
 mod vnet;
@@ -53,6 +55,7 @@ pub use memory::{Memory, MemoryConfig};
 pub use packet_lanes::{PacketLanes, PacketLanesConfig};
 pub use pcap::{Pcap, PcapCounts, PcapLimits};
 pub use sender::PacketSender;
+pub use silent::Silent;
 pub use tap::{Tap, TapConfig};
 
 /// The drivers that [`open`] knows.
