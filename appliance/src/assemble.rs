@@ -23,7 +23,7 @@ use hedgerow_policy::{PeerId, relay};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{Config, Listener, PeerType, Pool, Port, Protocol, Share};
+use crate::config::{Config, Listener, Mode, PeerType, Pool, Port, Protocol, Share};
 use crate::core::CoreConfig;
 use crate::identity::Secret;
 use crate::pool::{NodeConfig, PATIENCE, PoolConfig};
@@ -104,7 +104,13 @@ pub fn core(
                 .ports
                 .iter()
                 .zip(abilities)
-                .map(|(port, a)| ShardLink::new(link(port, a, shards), a))
+                .map(|(port, a)| {
+                    // Who only looks on has no address of its own to find out about.
+                    let tap = config.mode == Mode::Tap;
+                    let mut link = link(port, a, shards);
+                    link.shared |= tap;
+                    ShardLink::new(link, a)
+                })
                 .collect(),
             listeners: config.listeners.iter().map(listener).collect(),
             admit: admit::Limits {

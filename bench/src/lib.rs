@@ -145,6 +145,11 @@ pub const FIGURES: &[Entry] = &[
     over_rig("proxy-bytes", "memory of an idle connection through a TCP proxy", figures::idle::bytes),
     over_rig("session-pairs-known", "TLS both ways, peers that came before", figures::pairs::known),
     over_rig("session-pairs-fresh", "TLS both ways, ids never seen before", figures::pairs::fresh),
+    over_rig(
+        "reload-under-load",
+        "a policy with 100,000 prefixes takes another one's place at full load",
+        figures::reload::run,
+    ),
     over_rig("idle-cpu", "processor time with nothing to do", figures::idle::cpu),
     Entry {
         long: true,

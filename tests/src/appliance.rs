@@ -71,22 +71,38 @@ pub struct Appliance {
 impl Appliance {
     /// Starts it inside `namespace` with the given sections after the general ones, and waits until it answers.
     pub fn start(namespace: &Namespace, scratch: &Scratch, sections: &str) -> Outcome<Self> {
+        Appliance::start_in_mode(namespace, scratch, "enforce", sections)
+    }
+
+    /// As [`Appliance::start`], in this mode.
+    pub fn start_in_mode(
+        namespace: &Namespace,
+        scratch: &Scratch,
+        mode: &str,
+        sections: &str,
+    ) -> Outcome<Self> {
         let binary = binary()?;
         let command = namespace.command(&binary);
-        Appliance::launch(command, binary, scratch, sections)
+        Appliance::launch(command, binary, scratch, mode, sections)
     }
 
     /// As [`Appliance::start`], but it ends with the thread that started it.
     pub fn start_tethered(namespace: &Namespace, scratch: &Scratch, sections: &str) -> Outcome<Self> {
         let binary = binary()?;
         let command = namespace.tethered(&binary);
-        Appliance::launch(command, binary, scratch, sections)
+        Appliance::launch(command, binary, scratch, "enforce", sections)
     }
 
-    fn launch(mut command: Command, binary: PathBuf, scratch: &Scratch, sections: &str) -> Outcome<Self> {
+    fn launch(
+        mut command: Command,
+        binary: PathBuf,
+        scratch: &Scratch,
+        mode: &str,
+        sections: &str,
+    ) -> Outcome<Self> {
         let file = |name: &str| scratch.path().join(name);
         let (config, socket, log) = (file("hedgerow.toml"), file("hedgerow.sock"), file("hedgerow.log"));
-        let mut text = "version = 1\nmode = \"enforce\"\n\n".to_owned();
+        let mut text = format!("version = 1\nmode = {mode:?}\n\n");
         let _ = writeln!(text, "[management]\nsocket = {:?}\nevents = {:?}\n", socket, file("events.json"));
         text += sections;
         fs::write(&config, text).context("writing the configuration")?;
@@ -127,6 +143,16 @@ impl Appliance {
             return Err(format!("status: {}", String::from_utf8_lossy(&output.stderr).trim()));
         }
         serde_json::from_slice(&output.stdout).context("reading the status")
+    }
+
+    /// What a command of the program says that asks this appliance, such as `reload`.
+    pub fn ask(&self, command: &[&str]) -> Outcome<String> {
+        let output = Command::new(&self.binary).args(command).arg("--socket").arg(&self.socket).output();
+        let output = output.context(format_args!("asking for {command:?}"))?;
+        if !output.status.success() {
+            return Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Its process.

@@ -7,6 +7,7 @@ pub mod idle;
 pub mod kinds;
 pub mod node;
 pub mod pairs;
+pub mod reload;
 pub mod syn;
 pub mod under_flood;
 

@@ -60,6 +60,8 @@ impl Driver {
 pub enum Contestant {
     /// This project, as a `tcp` listener.
     Hedgerow(Driver),
+    /// The same over AF_PACKET, with a policy in its scratch directory.
+    Governed,
     /// This project, as a `chia` listener over AF_PACKET, with its default limits.
     Chia,
     /// The same in front of many nodes and without quotas, so that nothing but its own speed holds it up.
@@ -83,6 +85,7 @@ impl Contestant {
     pub fn name(self) -> String {
         match self {
             Contestant::Hedgerow(driver) => format!("Hedgerow, {}", driver.name()),
+            Contestant::Governed => "Hedgerow, policy".into(),
             Contestant::Chia | Contestant::Pairs => "Hedgerow, chia".into(),
             Contestant::HaproxyTls => "HAProxy TLS both ways".into(),
             Contestant::Forward => "plain forwarding".into(),
@@ -119,7 +122,8 @@ impl Contestant {
 
     /// Whether the kernel of the box owns its addresses.
     pub fn on_kernel(self) -> bool {
-        !matches!(self, Contestant::Hedgerow(_) | Contestant::Chia | Contestant::Pairs)
+        let ours = [Contestant::Governed, Contestant::Chia, Contestant::Pairs];
+        !matches!(self, Contestant::Hedgerow(_)) && !ours.contains(&self)
     }
 }
 
@@ -147,6 +151,14 @@ pub fn start(
     match contestant {
         Contestant::Hedgerow(driver) => {
             let text = sections(driver, public, private);
+            Appliance::start_tethered(boxed, scratch, &text).map(Running::Appliance)
+        }
+        Contestant::Governed => {
+            let lists = "version = 1\n[lists]\ndeny = \"deny.txt\"\n";
+            for (name, text) in [("policy.toml", lists), ("deny.txt", "")] {
+                fs::write(scratch.path().join(name), text).context("writing a policy")?;
+            }
+            let text = sections(Driver::AfPacket, public, private) + "[policy]\nfile = \"policy.toml\"\n";
             Appliance::start_tethered(boxed, scratch, &text).map(Running::Appliance)
         }
         Contestant::Chia | Contestant::Pairs => {

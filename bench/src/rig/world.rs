@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use hedgerow_tests::appliance::Scratch;
+use hedgerow_tests::appliance::{Appliance, Scratch};
 use hedgerow_tests::check::wait_for;
 use hedgerow_tests::rig::Namespace;
 use hedgerow_tests::{Context, Outcome};
@@ -204,6 +204,14 @@ impl World {
         match &self.running {
             Running::Appliance(appliance) => appliance.status().map(Some),
             _ => Ok(None),
+        }
+    }
+
+    /// Hedgerow itself.
+    pub fn appliance(&self) -> Outcome<&Appliance> {
+        match &self.running {
+            Running::Appliance(appliance) => Ok(appliance),
+            _ => Err(format!("{} is no appliance", self.contestant.name())),
         }
     }
 
