@@ -107,8 +107,22 @@ impl Namespace {
 
     /// Connects a device of this namespace to one of another, both up, with the kernel's own offload settings.
     pub fn veth(&self, device: &str, other: &Namespace, other_device: &str) -> Outcome {
+        self.veth_queues(device, other, other_device, 1)
+    }
+
+    /// The same with several queues at either end: what one end sends by a queue arrives in the other's of that number.
+    pub fn veth_queues(
+        &self,
+        device: &str,
+        other: &Namespace,
+        other_device: &str,
+        queues: usize,
+    ) -> Outcome {
         let pid = other.holder.0.id();
-        self.shell(&format!("ip link add {device} type veth peer name {other_device} netns {pid}"))?;
+        let queues = format!("numtxqueues {queues} numrxqueues {queues}");
+        self.shell(&format!(
+            "ip link add {device} {queues} type veth peer name {other_device} {queues} netns {pid}"
+        ))?;
         self.shell(&format!("ip link set {device} up"))?;
         other.shell(&format!("ip link set {other_device} up"))?;
         Ok(())

@@ -39,6 +39,7 @@ const ROUNDS: &[Round] = &[
     Round { name: "tap", devices: Devices::Tap, ..ROUND },
     // The kernel hands out by a hash that knows nothing of the shards: every other answer of the server is a stray.
     Round { name: "veth-shards", shards: 2, ..ROUND },
+    Round { name: "xdp-shards", devices: Devices::Xdp, shards: 2, ..ROUND },
     Round { name: "tap-shards", devices: Devices::Tap, shards: 2, ..ROUND },
     Round { name: "veth-shared", shared: true, ..ROUND },
 ];

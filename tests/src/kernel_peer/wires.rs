@@ -80,8 +80,9 @@ impl Wires {
             port("private", prefix, devices.driver(), "10.2.0.1/24", "fd02::1/64"),
         ];
         if devices != Devices::Tap {
-            outer.veth("wan", &boxed, &ports[0].device)?;
-            inner.veth("lan", &boxed, &ports[1].device)?;
+            let queues = if devices == Devices::Xdp { shards } else { 1 };
+            outer.veth_queues("wan", &boxed, &ports[0].device, queues)?;
+            inner.veth_queues("lan", &boxed, &ports[1].device, queues)?;
         }
         let scratch = Scratch::new("kernel-peer")?;
         let server = match family {
