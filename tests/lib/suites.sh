@@ -130,3 +130,10 @@ suite_image() {
   images/build || return
   images/boot-test
 }
+
+suite virtio "the image serves on virtio devices with AF_XDP, with kernels as peers"
+suite_virtio() {
+  need qemu-system-x86_64:qemu-system-x86 cpio:cpio
+  images/build || return
+  HEDGEROW_TEST_IMAGE=$(target)/image system kernel-peer virtio
+}

@@ -122,7 +122,8 @@ impl Appliance {
         Ok(appliance)
     }
 
-    fn wait_until_up(&mut self) -> Outcome {
+    /// Waits until it answers.
+    pub fn wait_until_up(&mut self) -> Outcome {
         wait_for("the appliance answers", Duration::from_secs(20), || {
             if let Some(status) = self.process.0.try_wait().context("looking at the appliance")? {
                 return Err(format!("it ended with {status}:\n{}", self.log()));

@@ -8,6 +8,7 @@
 //! - [`bodies`]: bodies of messages, valid and changed, and a slow reader of the schema.
 //! - [`pattern`]: bytes whose every position is known, to compare streams exactly.
 //! - [`kernel_peer`]: the Linux kernel's TCP as opponent.
+//! - [`machine`]: the image in a virtual machine, as the appliance.
 //! - [`nodes`]: real Chia nodes and single-purpose peers; [`site`]: the networks that they live in.
 //! - [`node_sync`]: a real node syncs through the appliance, everybody else is refused.
 //! - [`node_bodies`]: bodies of messages judged by us and by the node.
@@ -18,6 +19,7 @@ pub mod bodies;
 pub mod check;
 pub mod flood;
 pub mod kernel_peer;
+pub mod machine;
 pub mod node_attack;
 pub mod node_bodies;
 pub mod node_sync;

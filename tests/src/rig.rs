@@ -111,13 +111,7 @@ impl Namespace {
     }
 
     /// The same with several queues at either end: what one end sends by a queue arrives in the other's of that number.
-    pub fn veth_queues(
-        &self,
-        device: &str,
-        other: &Namespace,
-        other_device: &str,
-        queues: usize,
-    ) -> Outcome {
+    pub fn veth_queues(&self, device: &str, other: &Namespace, other_device: &str, queues: usize) -> Outcome {
         let pid = other.holder.0.id();
         let queues = format!("numtxqueues {queues} numrxqueues {queues}");
         self.shell(&format!(

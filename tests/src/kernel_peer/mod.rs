@@ -42,6 +42,7 @@ const ROUNDS: &[Round] = &[
     Round { name: "xdp-shards", devices: Devices::Xdp, shards: 2, ..ROUND },
     Round { name: "tap-shards", devices: Devices::Tap, shards: 2, ..ROUND },
     Round { name: "veth-shared", shared: true, ..ROUND },
+    Round { name: "virtio", devices: Devices::Virtio, ..ROUND },
 ];
 
 /// Runs the suite.
@@ -52,7 +53,11 @@ pub fn run(report: &mut Report) {
         if !names.iter().any(|name| report.wants(name)) {
             continue;
         }
-        if round.devices == Devices::Tap && !wires::tap_is_possible() {
+        if round.devices == Devices::Virtio && crate::machine::image().is_none() {
+            // The suite `virtio` has one.
+            continue;
+        }
+        if !matches!(round.devices, Devices::Veth | Devices::Xdp) && !wires::tap_is_possible() {
             report.skip(round.name, "/dev/net/tun cannot be opened here");
             continue;
         }

@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketType};
 use super::Round;
 use crate::appliance::{Appliance, PortSetup, Scratch};
 use crate::check::{Context, Outcome, wait_for};
+use crate::machine::Machine;
 use crate::rig::Namespace;
 
 /// Longest wait for any single step of a connection; generous, since loss makes retransmission timers back off.
@@ -27,6 +28,8 @@ pub enum Devices {
     Xdp,
     /// TAP devices of the appliance, whose kernel ends move into the peers' namespaces.
     Tap,
+    /// virtio devices of a machine that boots the image, read with AF_XDP; their other ends are TAP devices that move, too.
+    Virtio,
 }
 
 /// The addresses in use.
@@ -55,7 +58,7 @@ pub struct Wires {
     /// Where the appliance is.
     pub boxed: Namespace,
     listener: TcpListener,
-    appliance: Appliance,
+    appliance: Box<dyn Running>,
     _scratch: Scratch,
 }
 
@@ -74,12 +77,12 @@ impl Wires {
         let Round { devices, family, loss, shards, shared, .. } = *round;
         let (outer, boxed, inner) =
             (Namespace::new("outer")?, Namespace::new("box")?, Namespace::new("inner")?);
-        let prefix = if devices == Devices::Tap { "tap-" } else { "veth-" };
+        let prefix = if devices.is_veth() { "veth-" } else { "tap-" };
         let ports = [
             port("public", prefix, devices.driver(), "10.1.0.1/24", "fd01::1/64"),
             port("private", prefix, devices.driver(), "10.2.0.1/24", "fd02::1/64"),
         ];
-        if devices != Devices::Tap {
+        if devices.is_veth() {
             let queues = if devices == Devices::Xdp { shards } else { 1 };
             outer.veth_queues("wan", &boxed, &ports[0].device, queues)?;
             inner.veth_queues("lan", &boxed, &ports[1].device, queues)?;
@@ -96,8 +99,23 @@ impl Wires {
             )?;
         }
         before(&boxed)?;
-        let appliance = Appliance::start(&boxed, &scratch, &sections(&ports, server, round))?;
-        if devices == Devices::Tap {
+        let mut appliance: Box<dyn Running> = match devices {
+            Devices::Virtio => {
+                let inside = [("eth0", &ports[0]), ("eth1", &ports[1])]
+                    .map(|(name, port)| PortSetup { device: name.into(), ..port.clone() });
+                let taps = [ports[0].device.as_str(), &ports[1].device];
+                let machine = Machine::start(&boxed, &scratch, &sections(&inside, server, round), taps)?;
+                wait_for("QEMU has made its TAP devices", PATIENCE, || {
+                    Ok(taps
+                        .iter()
+                        .all(|tap| boxed.shell(&format!("ip link show {tap}")).is_ok())
+                        .then_some(()))
+                })?;
+                Box::new(machine)
+            }
+            _ => Box::new(Appliance::start(&boxed, &scratch, &sections(&ports, server, round))?),
+        };
+        if !devices.is_veth() {
             for (port, namespace, name) in [(&ports[0], &outer, "wan"), (&ports[1], &inner, "lan")] {
                 boxed.give(&port.device, namespace)?;
                 namespace.shell(&format!("ip link set {} name {name}", port.device))?;
@@ -105,6 +123,17 @@ impl Wires {
         }
         outer.address("wan", &["10.1.0.2/24", "fd01::2/64"])?;
         inner.address("lan", &["10.2.0.2/24", "fd02::2/64"])?;
+        appliance.wait_until_up()?;
+        if devices == Devices::Virtio {
+            let status = appliance.status()?;
+            let driven = |port: &serde_json::Value| {
+                port["mode"].as_str().is_some_and(|mode| mode.starts_with("af-xdp in the driver"))
+            };
+            let ports = status["ports"].as_array().context("ports in the status")?;
+            if ports.len() != 2 || !ports.iter().all(driven) {
+                return Err(format!("AF_XDP does not run in the driver: {}", status["ports"]));
+            }
+        }
         for (namespace, address) in
             [(&outer, "10.1.0.1"), (&outer, "fd01::1"), (&inner, "10.2.0.1"), (&inner, "fd02::1")]
         {
@@ -235,11 +264,50 @@ fn prepare(stream: TcpStream) -> Outcome<TcpStream> {
     Ok(stream)
 }
 
+/// What runs between the two kernels.
+trait Running: Send + Sync {
+    fn wait_until_up(&mut self) -> Outcome;
+    fn alive(&mut self) -> Outcome;
+    fn status(&self) -> Outcome<serde_json::Value>;
+    fn process(&self) -> u32;
+    fn log(&self) -> String;
+}
+
+macro_rules! running {
+    ($($what:ty),*) => { $(impl Running for $what {
+        fn wait_until_up(&mut self) -> Outcome {
+            self.wait_until_up()
+        }
+
+        fn alive(&mut self) -> Outcome {
+            self.alive()
+        }
+
+        fn status(&self) -> Outcome<serde_json::Value> {
+            self.status()
+        }
+
+        fn process(&self) -> u32 {
+            self.process()
+        }
+
+        fn log(&self) -> String {
+            self.log()
+        }
+    })* };
+}
+
+running!(Appliance, Machine);
+
 impl Devices {
+    fn is_veth(self) -> bool {
+        matches!(self, Devices::Veth | Devices::Xdp)
+    }
+
     fn driver(self) -> &'static str {
         match self {
             Devices::Veth => "af-packet",
-            Devices::Xdp => "af-xdp",
+            Devices::Xdp | Devices::Virtio => "af-xdp",
             Devices::Tap => "tap",
         }
     }
