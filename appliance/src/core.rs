@@ -31,6 +31,7 @@ use crate::commons::Commons;
 use crate::pool::{PoolConfig, Ticket};
 use crate::pulse::{Phase, Pulse};
 use crate::rules::Policy;
+use crate::rules::witness::Witness;
 use crate::workers::Desk;
 use conduct::Enforced;
 use guard::Guarded;
@@ -182,6 +183,8 @@ pub struct Core<P> {
     bans: Option<Enforced>,
     /// Sessions that are still to be judged by the policy in force.
     adopting: Vec<Ticket>,
+    /// Who remembers what was decided and not carried out.
+    witness: Option<Arc<Witness>>,
     /// It takes no new connections.
     stopping: bool,
     ended: verdict::Counters,
@@ -231,6 +234,7 @@ impl<P: Port> Core<P> {
             desk: None,
             bans: None,
             adopting: Vec::new(),
+            witness: None,
             pulse: Arc::default(),
             stopping: false,
             ended: verdict::Counters::default(),
@@ -459,7 +463,6 @@ impl<P: Port> Core<P> {
             return self.abort_flow(flow);
         };
         let arrival = Arrival { listener, peer: key.remote(), local: key.local() };
-        self.count_denied(key.remote().ip());
         let Some(session) = self.sessions.open(to_policy(now), &arrival) else {
             return self.abort_flow(flow);
         };

@@ -240,6 +240,7 @@ fn full() -> Response {
 fn attend(stream: UnixStream, place: Arc<()>, desk: Desk) -> io::Result<()> {
     let serve = move || {
         let _place = place;
+        crate::rules::keeper::stand_back();
         if let Err(error) = answer(&stream, &desk) {
             tracing::debug!(%error, "a client of the control socket went away");
         }

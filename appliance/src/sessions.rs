@@ -185,7 +185,7 @@ impl Counted {
         witness.saw(who, What::Ended(reason));
         let response = self.gate.rules().table(&who).response(reason, None);
         if response.shadow && matches!(response.action, Action::Ban(_)) && who.id.is_some() {
-            witness.tell(&who, reason, None, response);
+            witness.tell(&who, reason.name(), None, response);
         }
     }
 }

@@ -9,6 +9,7 @@ use hedgerow::bans::{Bans, Change, Rules as BanRules, Setup};
 use hedgerow::lab::{Government, governed, sharded};
 use hedgerow::rules::Policy;
 use hedgerow::rules::slots::Slots;
+use hedgerow_dataplane::admit::Quotas;
 use hedgerow_dataplane::wire::{Address, Prefix};
 use hedgerow_lab::{Options, Summary};
 use hedgerow_policy::Reason;
@@ -32,6 +33,7 @@ fn policy(rules: Rules) -> Policy {
         deny: Vec::new(),
         allow: Default::default(),
         friends: Arc::default(),
+        quotas: None,
         slots: vec![Slots::default()],
         fingerprint: 0,
     }
@@ -92,6 +94,28 @@ fn sessions_that_stand_take_a_policy_over_and_go_on() {
     };
     assert!(busy.is_good(), "{busy:#?}");
     assert_eq!(passed(&busy), passed(&calm));
+}
+
+#[test]
+fn quotas_hold_from_the_policy_that_states_them() {
+    // A thousandth of what everybody had before: of newcomers from one network few are admitted.
+    let few = Quotas {
+        per_source: 1,
+        per_24: 1,
+        per_16_percent: 1,
+        v6_64: 1,
+        v6_48: 1,
+        source_per_minute: 1,
+        prefix_per_minute: 1,
+        sessions_per_second: 0,
+    };
+    let (usual, _) = ruled(5, policy(Rules::default()));
+    let (tight, _) = ruled(5, Policy { quotas: Some(few), ..policy(Rules::default()) });
+    let refused = |summary: &Summary| {
+        let names = ["session_rate", "source_quota", "prefix_quota"];
+        names.iter().filter_map(|name| summary.frames_refused.get(name)).sum::<u64>()
+    };
+    assert!(refused(&tight) > refused(&usual), "{:?} {:?}", tight.frames_refused, usual.frames_refused);
 }
 
 #[test]

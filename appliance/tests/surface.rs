@@ -288,7 +288,7 @@ fn a_policy_is_reloaded_confirmed_undone_and_remembered_by_command() {
     run(&["report"], 0, "nothing that was let pass", "");
     let who = Who { listener: 0, source: [192, 0, 2, 7].into(), id: None, kind: None, version: None };
     let response = Decided { action: Action::Close, shadow: true };
-    witness.tell(&who, Reason::RateLimited, Some(20), response);
+    witness.tell(&who, Reason::RateLimited.name(), Some(20), response);
     run(&["report"], 0, "1 rate_limited by new_peak, would have been: close", "");
     run(&["report", "--json"], 0, "\"peers\": [", "");
 }

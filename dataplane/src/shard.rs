@@ -475,6 +475,11 @@ impl Shard {
         self.deny = list;
     }
 
+    /// Admits newcomers by other quotas from now on.
+    pub fn set_quotas(&mut self, quotas: &admit::Quotas) {
+        self.admission.set_quotas(quotas);
+    }
+
     /// Says from where friends come from now on: no quota, no ban and no eviction concerns them.
     pub fn set_friends(&mut self, friends: Arc<PrefixSet>) {
         self.admission.set_friends(friends);

@@ -1,13 +1,12 @@
 //! What is in force, and what peers did: bans and the policy as this core has them, slots, complaints, records.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::Port;
 use hedgerow_dataplane::wire::Prefix;
 use hedgerow_policy::chia::NodeType;
-use hedgerow_policy::rules::Enforcement;
+use hedgerow_policy::rules::{Action, Enforcement, Response, Who};
 use hedgerow_policy::{Leg, Standing, verdict};
 
 use super::Core;
@@ -17,6 +16,7 @@ use crate::bans::{Bans, score};
 use crate::rules::InForce;
 use crate::rules::slots::Class;
 use crate::rules::swap::Reader;
+use crate::rules::witness::Witness;
 
 /// Sessions that a new policy is handed to in one round, where those that stand are to be judged by it.
 const ADOPTED_A_ROUND: usize = 64;
@@ -61,6 +61,9 @@ impl<P: Port> Core<P> {
         }
         if let Some(policy) = new.policy.as_ref().filter(|_| new.number != former.number) {
             self.shard.set_friends(policy.friends.clone());
+            if let Some(quotas) = &policy.quotas {
+                self.shard.set_quotas(quotas);
+            }
             self.sessions.adopt(policy);
             self.adopting = if new.now { self.tickets() } else { Vec::new() };
         }
@@ -83,11 +86,24 @@ impl<P: Port> Core<P> {
         }
     }
 
-    /// In shadow, counts whom a ban or a list would have refused: once per connection.
-    pub(super) fn count_denied(&self, source: IpAddr) {
-        if let Some(enforced) = self.bans.as_ref().filter(|enforced| enforced.is_shadow()) {
-            enforced.current.deny.refuses(source.into(), self.number);
+    /// Tells what was decided and not carried out.
+    pub fn testify(&mut self, witness: Arc<Witness>) {
+        self.witness = Some(witness);
+    }
+
+    /// In shadow, counts whom a ban or a list would have refused: once per connection, when its peer is proven.
+    pub(super) fn count_denied(&self, seat: &Seat) {
+        let Some(enforced) = self.bans.as_ref().filter(|enforced| enforced.is_shadow()) else { return };
+        if enforced.current.deny.refuses(seat.peer.ip().into(), self.number) {
+            self.would_refuse(seat, hedgerow_dataplane::Reason::Banned.name(), None);
         }
+    }
+
+    fn would_refuse(&self, seat: &Seat, reason: &'static str, kind: Option<NodeType>) {
+        let Some(witness) = &self.witness else { return };
+        let (listener, source) = (seat.listener as u16, seat.peer.ip());
+        let who = Who { listener, source, id: seat.peer_id, kind, version: None };
+        witness.tell(&who, reason, None, Response { action: Action::Close, shadow: true });
     }
 
     /// Takes a slot of the session's listener for it; false if there is none.
@@ -108,6 +124,9 @@ impl<P: Port> Core<P> {
             .with(|books| books.slots.take(&policy.slots, seat.listener, class, (&listeners, room)));
         let shadow = policy.rules.enforcement() == Enforcement::Shadow;
         seat.slot = taken.then_some(class);
+        if !taken && shadow {
+            self.would_refuse(seat, verdict::Reason::SlotsTaken.name(), kind);
+        }
         taken || shadow
     }
 

@@ -244,6 +244,9 @@ impl<P: Port> Core<P> {
     }
 
     pub(super) fn standing(&mut self, now: Instant, seat: &mut Seat, standing: Standing) {
+        if seat.standing == Standing::Stranger && standing == Standing::Proven {
+            self.count_denied(seat);
+        }
         seat.standing = standing;
         if let Some((id, ..)) = seat.leg(Leg::Public).flow {
             let standing = match standing {

@@ -67,6 +67,19 @@ fn values(policy: &Policy) -> BTreeMap<String, String> {
         layer(&mut values, &at, &scope.layer, schema);
     }
     friends(&mut values, rules);
+    if let Some(quotas) = &policy.quotas {
+        let told = [
+            ("per_source", quotas.per_source),
+            ("per_24", quotas.per_24),
+            ("per_16_percent", quotas.per_16_percent),
+            ("v6_64", quotas.v6_64),
+            ("v6_48", quotas.v6_48),
+            ("source_per_minute", quotas.source_per_minute),
+            ("prefix_per_minute", quotas.prefix_per_minute),
+            ("sessions_per_second", quotas.sessions_per_second),
+        ];
+        values.extend(told.map(|(name, value)| (format!("quotas.{name}"), value.to_string())));
+    }
     for (listener, slots) in policy.slots.iter().enumerate() {
         for (kind, count) in &slots.kinds {
             values.insert(format!("slots of listener {listener}: {kind}"), count.to_string());

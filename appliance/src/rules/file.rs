@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hedgerow_dataplane::admit::Quotas;
 use hedgerow_dataplane::wire::{Prefix, PrefixSet};
 use hedgerow_policy::PeerId;
 use hedgerow_policy::chia::{NodeType, Schema};
@@ -86,6 +87,7 @@ impl Reader<'_> {
         let scopes = find("scope").map(|value| self.scopes(value, &schema)).unwrap_or_default();
         let friends = self.friends(find("friends"));
         let slots = self.slots(find("slots"));
+        let quotas = Some(self.quotas(find("quotas")));
         let (deny, allow) = self.lists(find("lists"));
         let networks: PrefixSet = friends.networks.iter().map(assemble::network).collect();
         let protected = assemble::protected(self.config).into_iter().map(|(prefix, _)| prefix);
@@ -101,6 +103,7 @@ impl Reader<'_> {
             allow: allow.into_iter().collect(),
             friends: Arc::new(networks),
             rules: Arc::new(Rules::new(schema, everybody, scopes, friends).enforced(enforcement)),
+            quotas,
             slots,
             fingerprint: self.read.hasher.finish(),
         }
@@ -185,6 +188,37 @@ impl Reader<'_> {
             }
         }
         friends
+    }
+
+    /// `[quotas]`; what it does not say is as the configuration says.
+    fn quotas(&mut self, value: Option<&Value<'_>>) -> Quotas {
+        let limits = &self.config.limits;
+        let mut quotas = Quotas {
+            per_source: limits.per_source,
+            per_24: limits.per_24,
+            per_16_percent: limits.per_16_percent,
+            v6_64: limits.v6_64,
+            v6_48: limits.v6_48,
+            source_per_minute: limits.source_per_minute,
+            prefix_per_minute: limits.prefix_per_minute,
+            sessions_per_second: limits.sessions_per_second,
+        };
+        let Some(table) = value.and_then(|value| self.walk.table(value)) else { return quotas };
+        for (word, _, value) in self.walk.entries(table, "field", words::QUOTAS) {
+            let Some(number) = self.walk.number(value, &words::quota(word)) else { continue };
+            let place = match word {
+                "per_source" => &mut quotas.per_source,
+                "per_24" => &mut quotas.per_24,
+                "per_16_percent" => &mut quotas.per_16_percent,
+                "v6_64" => &mut quotas.v6_64,
+                "v6_48" => &mut quotas.v6_48,
+                "source_per_minute" => &mut quotas.source_per_minute,
+                "prefix_per_minute" => &mut quotas.prefix_per_minute,
+                _ => &mut quotas.sessions_per_second,
+            };
+            *place = u32::try_from(number.value).unwrap_or(u32::MAX);
+        }
+        quotas
     }
 
     /// `[slots.LISTENER]`.

@@ -24,6 +24,8 @@ const BACK: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether they have, a confirmation is overdue, or a watched file has changed.
 const LOOK: Duration = Duration::from_millis(500);
+/// How far a thread that reads policies stands back.
+const NICE: i32 = 10;
 /// Longest time that a confirmation may be waited for.
 pub const CONFIRM_MAX: Duration = Duration::from_secs(86_400);
 
@@ -175,6 +177,7 @@ impl Keeper {
     pub fn watch(self: &Arc<Self>) -> std::io::Result<()> {
         let keeper: Weak<Keeper> = Arc::downgrade(self);
         let watch = move || {
+            stand_back();
             while let Some(keeper) = keeper.upgrade() {
                 keeper.look(Instant::now());
                 drop(keeper);
@@ -356,6 +359,12 @@ impl Keeper {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Lets shards go before this thread where they share a core: a long list takes a while to read. What cannot be had is not
+/// needed.
+pub(crate) fn stand_back() {
+    let _ = rustix::process::nice(NICE);
 }
 
 fn compile(config: &Config, text: &str) -> Result<Policy, PolicyError> {

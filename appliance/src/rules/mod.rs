@@ -23,6 +23,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hedgerow_dataplane::admit::Quotas;
 use hedgerow_dataplane::screen::DenyList;
 use hedgerow_dataplane::wire::{Prefix, PrefixSet};
 use hedgerow_policy::rules::Rules;
@@ -47,6 +48,8 @@ pub struct Policy {
     pub allow: PrefixSet,
     /// From where friends come.
     pub friends: Arc<PrefixSet>,
+    /// How many connections a source or prefix may have; `None`: as many as before.
+    pub quotas: Option<Quotas>,
     /// How many sessions of each kind a listener has, in the order of the configuration.
     pub slots: Vec<Slots>,
     /// Fingerprint of everything that was read: the text and the lists.

@@ -49,7 +49,7 @@ pub enum What {
 /// Something that an action was taken about, or would have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct About {
-    reason: Reason,
+    reason: &'static str,
     kind: Option<u8>,
     shadow: bool,
 }
@@ -137,11 +137,11 @@ impl Witness {
 
     /// Remembers what was decided about a message and not carried out as a refusal.
     pub fn would(&self, who: &Who, would: Would) {
-        self.tell(who, would.reason, Some(would.kind), would.response);
+        self.tell(who, would.reason.name(), Some(would.kind), would.response);
     }
 
     /// Remembers what was decided, or would have been.
-    pub fn tell(&self, who: &Who, reason: Reason, kind: Option<u8>, response: Response) {
+    pub fn tell(&self, who: &Who, reason: &'static str, kind: Option<u8>, response: Response) {
         let at = (self.clock)();
         let about = About { reason, kind, shadow: response.shadow };
         let mut inner = self.lock();
@@ -190,7 +190,7 @@ impl Line {
         let mut peers = self.peers.clone();
         peers.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         ReportLine {
-            reason: about.reason.name().to_owned(),
+            reason: about.reason.to_owned(),
             message: about.kind.map(name),
             action: self.response.action.to_string(),
             shadow: about.shadow,
@@ -262,9 +262,9 @@ mod tests {
         assert_eq!(witness.facts().len(), FACTS);
         for host in 0..200 {
             for kind in 0..=255 {
-                witness.tell(&who(host), Reason::RateLimited, Some(kind), RESPONSE);
-                witness.tell(&who(host), Reason::BodyMalformed, Some(kind), RESPONSE);
-                witness.tell(&who(host), Reason::UnknownMessage, Some(kind), RESPONSE);
+                witness.tell(&who(host), Reason::RateLimited.name(), Some(kind), RESPONSE);
+                witness.tell(&who(host), Reason::BodyMalformed.name(), Some(kind), RESPONSE);
+                witness.tell(&who(host), Reason::UnknownMessage.name(), Some(kind), RESPONSE);
             }
         }
         let report = witness.report(&Schema::embedded());

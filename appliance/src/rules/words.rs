@@ -3,6 +3,7 @@
 /// What can stand at the top.
 pub(super) const TOP: &[&str] = &[
     "version",
+    "quotas",
     "schema",
     "interiors",
     "in_flight",
@@ -33,6 +34,29 @@ pub(super) const REASON: &[&str] = &["action", "shadow"];
 
 /// What can be said of friends.
 pub(super) const FRIENDS: &[&str] = &["ids", "networks"];
+
+/// What can be said of quotas; the configuration's `[limits]` holds for the rest.
+pub(super) const QUOTAS: &[&str] = &[
+    "per_source",
+    "per_24",
+    "per_16_percent",
+    "v6_64",
+    "v6_48",
+    "source_per_minute",
+    "prefix_per_minute",
+    "sessions_per_second",
+];
+
+/// The range of a quota.
+pub(super) fn quota(word: &str) -> Range {
+    match word {
+        "per_16_percent" => Range { least: 1, most: 100 },
+        "source_per_minute" | "prefix_per_minute" | "sessions_per_second" => {
+            Range { least: 0, most: 1_000_000 }
+        }
+        _ => Range { least: 1, most: 1_000_000 },
+    }
+}
 
 /// The lists.
 pub(super) const LISTS: &[&str] = &["deny", "allow"];

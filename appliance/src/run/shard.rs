@@ -50,13 +50,14 @@ pub(super) struct Parts {
 pub(super) fn run(parts: Parts, commands: Commands, feed: Feed) -> Result<(), RunError> {
     let Parts { config, core_config, commons, ports, desk, kinds, masks, watch, clock, bans, witness } =
         parts;
-    let factory = Factory::new(kinds, masks).witnessed(witness);
+    let factory = Factory::new(kinds, masks).witnessed(witness.clone());
     let passed = factory.passed();
     let started = watch.now();
     let number = core_config.shard.index.index;
     let mut core = Core::new(&core_config, commons, ports, Box::new(factory), started);
     core.join_groups().map_err(|fault| port_fault(&config, fault))?;
     core.show(commands.pulse.clone());
+    core.testify(witness);
     core.enforce(bans);
     if let Some(desk) = desk {
         core.employ(desk);

@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddrV4;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -391,6 +391,8 @@ impl Attempt {
 #[derive(Debug)]
 pub struct Conversation {
     stop: Arc<AtomicBool>,
+    /// How long each turn took.
+    turns: Arc<Mutex<Vec<Duration>>>,
     thread: JoinHandle<Outcome<u64>>,
 }
 
@@ -398,15 +400,21 @@ impl Conversation {
     /// Connects and begins. One kilobyte every few milliseconds.
     pub fn start(namespace: &Namespace, target: SocketAddrV4, core: usize) -> Outcome<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let stopping = stop.clone();
+        let (stopping, turns) = (stop.clone(), Arc::<Mutex<Vec<Duration>>>::default());
+        let telling = turns.clone();
         let thread = namespace.enter(move || {
             let limit = Duration::from_secs(20);
             let stream = std::net::TcpStream::connect_timeout(&target.into(), limit).context("connecting")?;
             stream.set_read_timeout(Some(limit)).context("a deadline")?;
             stream.set_nodelay(true).context("an option")?;
-            Ok(thread::spawn(move || converse(stream, core, &stopping)))
+            Ok(thread::spawn(move || converse(stream, core, &stopping, &telling)))
         })?;
-        Ok(Conversation { stop, thread })
+        Ok(Conversation { stop, turns, thread })
+    }
+
+    /// How long each turn took since this was asked last.
+    pub fn turns(&self) -> Vec<Duration> {
+        std::mem::take(&mut self.turns.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends it; bytes that came back as they went, or what went wrong.
@@ -416,19 +424,26 @@ impl Conversation {
     }
 }
 
-fn converse(mut stream: std::net::TcpStream, core: usize, stop: &AtomicBool) -> Outcome<u64> {
+fn converse(
+    mut stream: std::net::TcpStream,
+    core: usize,
+    stop: &AtomicBool,
+    turns: &Mutex<Vec<Duration>>,
+) -> Outcome<u64> {
     use std::io::{Read, Write};
     pin(None, core)?;
     let (mut said, mut heard) = ([0; 1024], [0; 1024]);
     let mut turn = 0_u64;
     while !stop.load(Ordering::Relaxed) {
         hedgerow_tests::pattern::fill(turn, 0, &mut said);
+        let begin = Instant::now();
         stream.write_all(&said).context("an established session, sending")?;
         stream.read_exact(&mut heard).context("an established session, receiving")?;
         if said != heard {
             return Err(format!("an established session was garbled in turn {turn}"));
         }
         turn += 1;
+        turns.lock().unwrap_or_else(PoisonError::into_inner).push(begin.elapsed());
         thread::sleep(Duration::from_millis(5));
     }
     Ok(turn * said.len() as u64)

@@ -97,6 +97,27 @@ impl Default for Limits {
     }
 }
 
+/// Those of the [`Limits`] that no table's size depends on: they may change while flows stand, whom that ends none of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quotas {
+    /// See [`Limits::per_source`].
+    pub per_source: u32,
+    /// See [`Limits::per_24`].
+    pub per_24: u32,
+    /// See [`Limits::per_16_percent`].
+    pub per_16_percent: u32,
+    /// See [`Limits::v6_64`].
+    pub v6_64: u32,
+    /// See [`Limits::v6_48`].
+    pub v6_48: u32,
+    /// See [`Limits::source_per_minute`].
+    pub source_per_minute: u32,
+    /// See [`Limits::prefix_per_minute`].
+    pub prefix_per_minute: u32,
+    /// See [`Limits::sessions_per_second`].
+    pub sessions_per_second: u32,
+}
+
 /// The level at which the fullest prefix is looked for: an attacker who owns a wide prefix spreads over narrow ones.
 const WIDE: usize = 2;
 /// No flow, in lists.
@@ -178,6 +199,23 @@ impl Admission {
             fullest: 0,
             random: Random::new(seed),
         }
+    }
+
+    /// Admits newcomers by other quotas from now on.
+    pub fn set_quotas(&mut self, quotas: &Quotas) {
+        let Quotas { per_source, per_24, per_16_percent, v6_64, v6_48, .. } = *quotas;
+        let Quotas { source_per_minute, prefix_per_minute, sessions_per_second, .. } = *quotas;
+        self.limits = Limits {
+            per_source,
+            per_24,
+            per_16_percent,
+            v6_64,
+            v6_48,
+            source_per_minute,
+            prefix_per_minute,
+            sessions_per_second,
+            ..self.limits
+        };
     }
 
     /// Says who the friends are from now on.
