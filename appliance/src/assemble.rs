@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use hedgerow_dataplane::shard::{self, Accept, Exchange, ShardIndex, ShardLink, T
 use hedgerow_dataplane::tcp::{self, EngineConfig};
 use hedgerow_dataplane::wire::{LinkId, Prefix};
 use hedgerow_policy::chia::{NodeType, NodeTypes, Standard};
-use hedgerow_policy::gate;
+use hedgerow_policy::gate::{self, Privacy};
 use hedgerow_policy::identity::Fleet;
 use hedgerow_policy::tls::ca::Authority;
 use hedgerow_policy::tls::{Acceptor, Connector, Credential, Settings, SetupError};
@@ -328,6 +328,7 @@ impl<'a> Identities<'a> {
             };
             let gate = gate::Config {
                 listener: index as u16,
+                privacy: privacy(config, SocketAddr::new(address, listener.local_port)),
                 types: listener
                     .types
                     .iter()
@@ -342,6 +343,17 @@ impl<'a> Identities<'a> {
             Ok((address, Arc::new(gate)))
         };
         served.map(gate).collect()
+    }
+}
+
+/// What stays inside: all nodes' addresses, and the appliance's own on ports without a listener.
+fn privacy(config: &Config, service: SocketAddr) -> Privacy {
+    let listens = |number: &usize| config.listeners.iter().any(|listener| listener.port == *number);
+    let inner = config.ports.iter().enumerate().filter(|(number, _)| !listens(number));
+    Privacy {
+        nodes: config.pools.iter().flat_map(|pool| &pool.nodes).map(|node| node.address.ip()).collect(),
+        inner: inner.flat_map(|(_, port)| &port.addresses).map(|own| own.address).collect(),
+        service: Some(service),
     }
 }
 

@@ -194,6 +194,8 @@ pub struct PassedStatus {
     pub dropped: u64,
     /// Puzzle hashes and coins that peers registered for.
     pub subscriptions: u64,
+    /// Addresses in nodes' lists of peers that were not passed on: they are not public.
+    pub addresses_withheld: u64,
 }
 
 /// A pool.
@@ -546,6 +548,7 @@ impl From<Passed> for PassedStatus {
             shadowed: passed.shadowed,
             dropped: passed.dropped,
             subscriptions: passed.subscriptions,
+            addresses_withheld: passed.addresses_withheld,
         }
     }
 }

@@ -35,6 +35,10 @@ numbers! {
     REQUEST_COMPACT_VDF = 40 "request_compact_vdf",
     /// Asks for addresses of full nodes.
     REQUEST_PEERS = 43 "request_peers",
+    /// Answers [`REQUEST_PEERS`].
+    RESPOND_PEERS = 44 "respond_peers",
+    /// An introducer's list of full nodes.
+    RESPOND_PEERS_INTRODUCER = 64 "respond_peers_introducer",
     /// Asks to be told of coins with these puzzle hashes.
     REGISTER_FOR_PH_UPDATES = 70 "register_for_ph_updates",
     /// Asks to be told of these coins.

@@ -41,6 +41,8 @@ pub struct Tally {
     pub bytes_to_node: u64,
     /// Bytes of those messages.
     pub bytes_to_peer: u64,
+    /// Addresses in the nodes' lists that stayed inside; a list that could not be read counts as one.
+    pub addresses_withheld: u64,
     /// What was not refused and should be known.
     pub noted: Noted,
 }

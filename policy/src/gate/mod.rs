@@ -15,6 +15,7 @@ mod exchange;
 mod farewell;
 mod half;
 mod outward;
+mod privacy;
 
 use core::fmt;
 use core::net::IpAddr;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 pub use carry::Tally;
 pub use config::{Budget, Budgets, Config, Deadlines, Limits, Share};
+pub use privacy::Privacy;
 
 use crate::chia::{Inspector, Minute, NodeType, Tables, Would};
 use crate::rules::{Rules, Who};

@@ -1,8 +1,10 @@
 //! The way from the node to the peer. The node is trusted: its frames are written anew and pass as they come, unless the
-//! peer would ban us for one more of them just now.
+//! peer would ban us for one more of them just now. Those that speak of addresses are held until they are complete, and go
+//! on as [`Privacy`] has them.
 
 use super::carry::Tally;
 use super::detour::Detour;
+use super::privacy::{LIST_MAX, Privacy};
 use crate::chia::{Body, Envelope, Inspector, Scan, number};
 use crate::session::Instant;
 use crate::websocket::Writer;
@@ -10,14 +12,12 @@ use crate::websocket::Writer;
 /// Fragments in which a large message goes to the peer. Control frames slip in between.
 const FRAGMENT_TO_PEER: u64 = 64 * 1024;
 
-/// Largest body of the node's that is kept to be read: its handshake.
-const HANDSHAKE_MAX: u32 = 10 * 1024;
-
 /// What a message meets on its way to the peer.
 pub(super) struct Back<'a> {
     pub(super) inspector: Option<&'a mut Inspector>,
     pub(super) writer: &'a mut Writer,
     pub(super) tally: &'a mut Tally,
+    pub(super) privacy: &'a Privacy,
 }
 
 /// The node's message under way.
@@ -32,10 +32,11 @@ enum Message {
     Known {
         envelope: Envelope,
         body: Option<Body>,
-        kept: Option<Vec<u8>>,
         /// Whether it waits.
         detained: bool,
     },
+    /// Held until it is complete.
+    Held { envelope: Envelope, judge: Option<Body>, header: Vec<u8>, body: Vec<u8> },
 }
 
 /// The way from the node to the peer.
@@ -56,6 +57,7 @@ impl Outbound {
         let end = fin && left == 0;
         let mut rest = bytes;
         let mut scanned = Scan::default();
+        let began = matches!(self.message, Message::Beginning);
         if matches!(self.message, Message::Beginning) {
             let before = self.scan.seen().len();
             let found = self.scan.take(bytes);
@@ -70,15 +72,24 @@ impl Outbound {
             }
             scanned = core::mem::take(&mut self.scan);
         }
-        let detained = self.judge(rest, back);
-        if detained {
-            self.detour.push(scanned.seen());
-            self.detour.push(rest);
-        } else {
-            write([scanned.seen(), rest], left, fin, &mut self.continues, back.writer);
+        match self.judge(rest, back) {
+            Way::Held => {
+                if let Message::Held { header, body, .. } = &mut self.message {
+                    if began {
+                        header.extend_from_slice(scanned.seen());
+                    }
+                    let room = (LIST_MAX as usize + 1).saturating_sub(body.len());
+                    body.extend_from_slice(&rest[..rest.len().min(room)]);
+                }
+            }
+            Way::Detour => {
+                self.detour.push(scanned.seen());
+                self.detour.push(rest);
+            }
+            Way::Straight => write([scanned.seen(), rest], left, fin, &mut self.continues, back.writer),
         }
         if end {
-            self.end(back);
+            self.end(now, back);
         }
     }
 
@@ -88,47 +99,89 @@ impl Outbound {
             self.message = Message::Unread;
             return;
         };
-        let mut detained = !self.detour.is_empty();
-        if !detained {
-            self.free_at = inspector.free_at(now, &envelope);
-            detained = self.free_at > now;
-        }
-        if !detained {
-            inspector.goes_out(now, &envelope);
-        }
-        let keeps = envelope.kind == number::HANDSHAKE && envelope.body <= HANDSHAKE_MAX;
         let body = inspector.body(&envelope);
-        self.message = Message::Known { envelope, body, kept: keeps.then(Vec::new), detained };
+        self.message = match envelope.kind {
+            number::HANDSHAKE | number::RESPOND_PEERS | number::RESPOND_PEERS_INTRODUCER => {
+                Message::Held { envelope, judge: body, header: Vec::new(), body: Vec::new() }
+            }
+            _ => Message::Known { envelope, body, detained: self.detains(now, &envelope, back) },
+        };
     }
 
-    /// Judges a piece of the body; whether the message waits.
-    fn judge(&mut self, piece: &[u8], back: &mut Back<'_>) -> bool {
-        let (Message::Known { envelope, body, kept, detained }, Some(inspector)) =
-            (&mut self.message, &mut back.inspector)
-        else {
-            return false;
-        };
-        inspector.learn(envelope, body, piece);
-        if let Some(kept) = kept {
-            kept.extend_from_slice(piece);
+    /// Whether a message has to wait; if not, it is counted as one that goes.
+    fn detains(&mut self, now: Instant, envelope: &Envelope, back: &mut Back<'_>) -> bool {
+        let Some(inspector) = &mut back.inspector else { return false };
+        if !self.detour.is_empty() {
+            return true;
         }
-        *detained
+        self.free_at = inspector.free_at(now, envelope);
+        if self.free_at > now {
+            return true;
+        }
+        inspector.goes_out(now, envelope);
+        false
+    }
+
+    /// Judges a piece of the body; which way it goes.
+    fn judge(&mut self, piece: &[u8], back: &mut Back<'_>) -> Way {
+        match (&mut self.message, &mut back.inspector) {
+            (Message::Known { envelope, body, detained }, Some(inspector)) => {
+                inspector.learn(envelope, body, piece);
+                if *detained { Way::Detour } else { Way::Straight }
+            }
+            (Message::Held { envelope, judge, .. }, Some(inspector)) => {
+                inspector.learn(envelope, judge, piece);
+                Way::Held
+            }
+            _ => Way::Straight,
+        }
     }
 
     /// The message is complete.
-    fn end(&mut self, back: &mut Back<'_>) {
+    fn end(&mut self, now: Instant, back: &mut Back<'_>) {
         let message = core::mem::take(&mut self.message);
         self.continues = false;
-        if let Message::Known { envelope, kept, detained, .. } = message {
-            if let (Some(kept), Some(inspector)) = (kept, &mut back.inspector) {
-                inspector.node_handshake(&kept);
+        match message {
+            Message::Known { envelope, detained, .. } => {
+                if !detained {
+                    went(&envelope, back);
+                }
             }
-            if detained {
-                return;
-            }
-            went(&envelope, back);
+            Message::Held { envelope, header, body, .. } => self.release(now, &envelope, header, body, back),
+            Message::Beginning | Message::Unread => back.tally.messages_to_peer += 1,
+        }
+    }
+
+    /// A message that was held is complete: it is changed, and goes on or waits behind those that wait.
+    fn release(
+        &mut self,
+        now: Instant,
+        envelope: &Envelope,
+        mut header: Vec<u8>,
+        body: Vec<u8>,
+        back: &mut Back<'_>,
+    ) {
+        if envelope.kind == number::HANDSHAKE
+            && let Some(inspector) = &mut back.inspector
+        {
+            inspector.node_handshake(&body);
+        }
+        if body.len() > LIST_MAX as usize {
+            back.tally.addresses_withheld += 1;
+            return;
+        }
+        let body = back.privacy.edit(envelope.kind, body, back.tally);
+        // A header ends with the length of the body.
+        if let Some(length) = header.last_chunk_mut() {
+            *length = (body.len() as u32).to_be_bytes();
+        }
+        let envelope = Envelope { body: body.len() as u32, ..*envelope };
+        if self.detains(now, &envelope, back) {
+            self.detour.push(&header);
+            self.detour.push(&body);
         } else {
-            back.tally.messages_to_peer += 1;
+            write([&header, &body], 0, true, &mut false, back.writer);
+            went(&envelope, back);
         }
     }
 
@@ -164,6 +217,16 @@ impl Outbound {
     pub(super) fn memory(&self) -> usize {
         self.detour.memory()
     }
+}
+
+/// Where a piece of a message goes.
+enum Way {
+    /// To the peer.
+    Straight,
+    /// Behind what waits.
+    Detour,
+    /// Nowhere until the message is complete.
+    Held,
 }
 
 /// A message went to the peer, to its last byte.

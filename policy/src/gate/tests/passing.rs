@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::world::{MASK, World, binary, config, greeting, message, node_id, peer_id, upgrade};
 use crate::chia::{Handshake, Message, NodeType, PLAIN_HEADER_BYTES, number};
-use crate::gate::Budget;
+use crate::gate::{Budget, Privacy};
 use crate::session::{Close, Leg, Session};
 use crate::verdict::Reason;
 use crate::websocket::{Opcode, encode_frame};
@@ -28,6 +28,45 @@ fn the_handshake_passes_end_to_end_but_for_the_server_port() {
 fn a_transparent_listener_keeps_the_server_port() {
     let world = World::configured(|config| config.server_port = None).opened();
     assert_eq!(world.node_messages(), [greeting()]);
+}
+
+/// In one piece and byte by byte, with an id and without, behind and before other messages.
+#[test]
+fn a_list_of_peers_carries_no_inner_address_outward() {
+    let list = |hosts: &[&str]| {
+        let mut body = (hosts.len() as u32).to_be_bytes().to_vec();
+        for host in hosts {
+            body.extend((host.len() as u32).to_be_bytes());
+            body.extend(host.as_bytes());
+            body.extend([0x20, 0xfc, 0, 0, 0, 0, 0, 0, 0, 7]);
+        }
+        body
+    };
+    let service = "203.0.113.1:8444".parse().expect("an address");
+    let privacy = Privacy {
+        nodes: vec!["10.2.0.2".parse().expect("an address")],
+        inner: vec![],
+        service: Some(service),
+    };
+    let mut world = World::configured(|config| config.privacy = privacy).opened();
+    let answer =
+        |hosts: &[&str]| Message { id: Some(7), ..Message::new(number::RESPOND_PEERS, list(hosts)) }.encode();
+    let (sent, expected) = (
+        answer(&["10.2.0.1", "198.51.100.7", "10.2.0.2", "192.168.7.7"]),
+        answer(&["198.51.100.7", "203.0.113.1"]),
+    );
+    let peak = message(number::NEW_PEAK, 80);
+    world.node_sends(&peak);
+    world.node_sends(&sent);
+    let frame = encode_frame(true, Opcode::Binary, None, &sent);
+    for byte in frame.chunks(1) {
+        world.node_says(byte);
+    }
+    world.node_sends(&peak);
+    assert_eq!(world.peer.messages[1..], [peak.clone(), expected.clone(), expected, peak]);
+    assert_eq!(world.gate.tally().addresses_withheld, 4);
+    let greeting = Message::decode(&world.peer.messages[0]).expect("an envelope");
+    assert_eq!(Handshake::decode(&greeting.body).expect("a handshake").server_port, 8444);
 }
 
 #[test]
