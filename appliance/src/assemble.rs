@@ -24,7 +24,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::{Config, Listener, Mode, PeerType, Pool, Port, Protocol, Share};
-use crate::core::CoreConfig;
+use crate::core::{CoreConfig, Errand};
 use crate::identity::Secret;
 use crate::pool::{NodeConfig, PATIENCE, PoolConfig};
 use crate::sessions::Kind;
@@ -152,7 +152,8 @@ pub fn core(
             exchange: place.exchange,
         },
         listener_pools: config.listeners.iter().map(|listener| listener.pool).collect(),
-        pools: config.pools.iter().map(pool).collect(),
+        errands: config.listeners.iter().map(errand).collect(),
+        pools: pools(config),
         own_nodes: config.identity.iter().flat_map(|i| &i.own_nodes).map(|id| PeerId(*id)).collect(),
         work_queue: limits.work_queue,
         events: limits.events.max(64),
@@ -215,9 +216,24 @@ pub(crate) fn network(net: &ipnet::IpNet) -> Prefix {
     Prefix::of(net.addr().into(), net.prefix_len())
 }
 
-fn pool(pool: &Pool) -> PoolConfig {
+/// The pools. Light peers look at those that a listener leads to which speaks Chia, unless nothing may be sent at all.
+pub fn pools(config: &Config) -> Vec<PoolConfig> {
+    let watched = |index| {
+        let speaks = |listener: &Listener| listener.pool == index && listener.protocol == Protocol::Chia;
+        config.mode != Mode::Tap && config.listeners.iter().any(speaks)
+    };
+    config.pools.iter().enumerate().map(|(index, one)| pool(one, watched(index))).collect()
+}
+
+fn errand(listener: &Listener) -> Errand {
+    Errand { backend: listener.backend, node_port: listener.node_port }
+}
+
+fn pool(pool: &Pool, watched: bool) -> PoolConfig {
     let node = |node: &crate::config::Node| NodeConfig {
-        name: node.name.clone(),
+        name: node.name.as_str().into(),
+        role: node.role,
+        weight: node.weight,
         target: Target {
             link: LinkId(node.port as u8),
             address: node.address.ip().into(),
@@ -231,6 +247,8 @@ fn pool(pool: &Pool) -> PoolConfig {
         dials_per_second: pool.dials_per_second,
         dial_timeout: pool.dial_timeout,
         slots: pool.slots,
+        node_slots: pool.node_slots.iter().map(|&(kind, slots)| (node_type(kind), slots)).collect(),
+        watched,
     }
 }
 

@@ -15,6 +15,7 @@ use hedgerow_dataplane::shard::Wake;
 use hedgerow_policy::PeerId;
 
 use crate::core::CoreConfig;
+use crate::pool::duty::next_turn;
 use crate::pool::{Pool, PoolConfig, Ticket};
 use crate::rules::slots::Ledger;
 
@@ -47,6 +48,20 @@ pub enum Claim {
     OwnNode,
 }
 
+/// The appliance is drained: it takes no new sessions and loses those that it has, one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Since when.
+    pub since: Instant,
+    /// When it ends at the latest.
+    pub until: Instant,
+    /// When the next session may end.
+    pub turn: Instant,
+}
+
+/// Sessions a second that end while the appliance is drained.
+const LEAVE_A_SECOND: u32 = 20;
+
 /// Who uses an identity.
 #[derive(Debug, Clone, Copy)]
 struct Holder {
@@ -68,6 +83,8 @@ pub struct Commons {
 pub struct Books {
     /// The pools.
     pub pools: Vec<Pool>,
+    /// The appliance itself is drained.
+    pub drained: Option<Drained>,
     /// Slots of listeners that sessions hold.
     pub slots: Ledger,
     own_nodes: Vec<PeerId>,
@@ -95,6 +112,7 @@ impl Commons {
         Commons {
             books: Mutex::new(Books {
                 pools: pools.iter().map(|pool| Pool::new(pool.clone(), now)).collect(),
+                drained: None,
                 slots: Ledger::default(),
                 own_nodes,
                 holders: BTreeMap::new(),
@@ -212,6 +230,13 @@ impl Books {
         {
             self.post(challenger, Letter::Free);
         }
+    }
+
+    /// Whether a session may end because the appliance is drained; takes the turn.
+    pub fn take_turn(&mut self, now: Instant) -> bool {
+        let Some(drained) = self.drained.as_mut().filter(|drained| drained.turn <= now) else { return false };
+        drained.turn = next_turn(drained.turn, now, LEAVE_A_SECOND);
+        true
     }
 
     /// Identities in use.

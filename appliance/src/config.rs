@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 pub use diagnostic::{Diagnostic, Report, nearest};
 use units::Prefix;
 
+use crate::pool::Role;
+
 /// A whole configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -243,6 +245,10 @@ pub struct Listener {
     pub types: Vec<PeerType>,
     /// Place of its pool in [`Config::pools`].
     pub pool: usize,
+    /// The application comes through it: neither paced nor counted, and protected nodes come first.
+    pub backend: bool,
+    /// Nodes are dialled at this port instead of their own.
+    pub node_port: Option<u16>,
 }
 
 /// Which source address nodes see, as written.
@@ -280,6 +286,8 @@ pub struct Pool {
     pub dial_timeout: Duration,
     /// Sessions at one time.
     pub slots: usize,
+    /// Sessions of a kind of peer that one node takes at one time.
+    pub node_slots: Vec<(PeerType, u32)>,
 }
 
 /// An internal full node.
@@ -291,6 +299,10 @@ pub struct Node {
     pub address: SocketAddr,
     /// Place in [`Config::ports`] of the port that leads to it.
     pub port: usize,
+    /// What it is for.
+    pub role: Role,
+    /// Its share of sessions, in proportion to the others'.
+    pub weight: u32,
 }
 
 /// Secrets and identities.

@@ -10,6 +10,7 @@ mod guard;
 mod pump;
 mod seats;
 mod statistics;
+mod watch;
 mod work;
 
 #[cfg(test)]
@@ -34,10 +35,10 @@ use crate::rules::Policy;
 use crate::rules::witness::Witness;
 use crate::workers::Desk;
 use conduct::Enforced;
-use guard::Guarded;
 pub(crate) use guard::{discard, run as run_guarded};
-use seats::{Dial, LegState, Seat, Seats};
+use seats::{LegState, Seat, Seats};
 pub use statistics::{CoreStatistics, PoolStatistics, WorkStatistics};
+use watch::Watch;
 use work::WorkQueue;
 
 /// Batches that one port may send in one step.
@@ -49,6 +50,12 @@ const UTC_EVERY_MS: u64 = 250;
 pub trait Sessions {
     /// A session for a connection that has just been accepted; `None` ends the connection.
     fn open(&mut self, now: hedgerow_policy::Instant, arrival: &Arrival) -> Option<Box<dyn Session>>;
+
+    /// A light peer for the nodes of a pool, if they are watched.
+    fn watch(&mut self, now: hedgerow_policy::Instant, pool: usize) -> Option<Box<dyn Session>> {
+        let _ = (now, pool);
+        None
+    }
 
     /// Sessions that begin from now on are judged by this policy.
     fn adopt(&mut self, policy: &Policy) {
@@ -67,6 +74,15 @@ pub struct Arrival {
     pub local: SocketAddr,
 }
 
+/// What is special about a listener's way to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Errand {
+    /// It is a back-end listener: the application comes through it.
+    pub backend: bool,
+    /// Nodes are dialled at this port instead of their own.
+    pub node_port: Option<u16>,
+}
+
 /// What a core is told at its start.
 #[derive(Clone)]
 pub struct CoreConfig {
@@ -74,6 +90,8 @@ pub struct CoreConfig {
     pub shard: shard::Config,
     /// The pool of each listener, by [`ListenerId`].
     pub listener_pools: Vec<usize>,
+    /// What is special about each listener's way to a node; those that are missing have nothing.
+    pub errands: Vec<Errand>,
     /// The pools.
     pub pools: Vec<PoolConfig>,
     /// Identities of the operator's own nodes, besides those that the pools' nodes show when they are dialled.
@@ -131,12 +149,10 @@ pub struct SessionEvent {
 /// What happened to a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Happened {
-    /// It was connected to a node (the pool's, by place).
+    /// It was connected to a node.
     Dialled {
-        /// The pool.
-        pool: usize,
-        /// The node.
-        node: usize,
+        /// The node's name.
+        node: Arc<str>,
     },
     /// Nothing was refused, but an operator should know.
     Alarm {
@@ -175,6 +191,8 @@ pub struct Core<P> {
     queued: usize,
     /// Pool and link of each listener.
     listeners: Vec<(usize, LinkId)>,
+    errands: Vec<Errand>,
+    watch: Watch,
     work: WorkQueue,
     /// Threads that run the steps of work; `None`: this one does.
     desk: Option<Desk>,
@@ -230,6 +248,8 @@ impl<P: Port> Core<P> {
                 .zip(&config.shard.listeners)
                 .map(|(&p, l)| (p, l.link))
                 .collect(),
+            errands: config.errands.clone(),
+            watch: Watch::default(),
             work: WorkQueue::new(config.work_queue),
             desk: None,
             bans: None,
@@ -282,6 +302,7 @@ impl<P: Port> Core<P> {
         }
         self.read_letters(now);
         self.timers(now);
+        self.look_after_nodes(now);
         self.poll_pools(now);
         self.pulse.enter(Phase::Sessions);
         self.take_events(now);
@@ -301,7 +322,12 @@ impl<P: Port> Core<P> {
             0 => None,
             _ => self.commons.with(|books| books.pools.iter().filter_map(|pool| pool.deadline(now)).min()),
         };
-        pools.into_iter().chain(self.shard.deadline()).chain(self.seats.deadline()).min()
+        pools
+            .into_iter()
+            .chain(self.watch.deadline())
+            .chain(self.shard.deadline())
+            .chain(self.seats.deadline())
+            .min()
     }
 
     /// Ends all sessions, those of strangers with a reset, the others with a farewell, and takes no new ones. Steps that
@@ -459,7 +485,9 @@ impl<P: Port> Core<P> {
     fn accepted(&mut self, now: Instant, flow: FlowId, listener: ListenerId) {
         let Some(key) = self.shard.flow(flow).map(|flow| flow.key()) else { return };
         let index = usize::from(listener.0);
-        let Some(&(pool, link)) = self.listeners.get(index).filter(|_| !self.stopping) else {
+        let Some(&(pool, link)) =
+            self.listeners.get(index).filter(|_| !self.stopping && !self.watch.turns_away)
+        else {
             return self.abort_flow(flow);
         };
         let arrival = Arrival { listener, peer: key.remote(), local: key.local() };
@@ -469,27 +497,9 @@ impl<P: Port> Core<P> {
         let (ticket, number) = self.seats.open();
         let mut legs = [LegState::default(), LegState::default()];
         legs[Leg::Public as usize].flow = Some((flow, key, link));
-        self.seats.put(Box::new(Seat {
-            ticket,
-            number,
-            session: Guarded::new(session),
-            listener: index,
-            pool,
-            peer: key.remote(),
-            peer_id: None,
-            standing: Standing::Stranger,
-            opened: now,
-            legs,
-            asked: false,
-            slot: None,
-            dial: Dial::None,
-            challenged: None,
-            linger: None,
-            doomed: false,
-            ready: false,
-            armed: None,
-            flow_reason: None,
-        }));
+        let mut seat = Seat::new(ticket, number, session, key.remote(), now, legs);
+        (seat.listener, seat.pool) = (index, pool);
+        self.seats.put(Box::new(seat));
         self.attach(flow, ticket, Leg::Public);
         self.mark(ticket);
     }
@@ -512,7 +522,7 @@ impl<P: Port> Core<P> {
 
     fn record(&mut self, seat: &Seat, what: Happened) {
         // Nothing is written about an address that has proved no more than a cookie.
-        if seat.standing == Standing::Stranger {
+        if seat.standing == Standing::Stranger || seat.post.is_some() {
             return;
         }
         if self.events.len() >= self.events_room {

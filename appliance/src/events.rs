@@ -89,10 +89,9 @@ impl EventLine {
             until: None,
         };
         match &event.what {
-            &Happened::Dialled { pool, node } => {
+            Happened::Dialled { node } => {
                 line.event = "dialled".to_owned();
-                let node = config.pools.get(pool).and_then(|pool| pool.nodes.get(node));
-                line.node = node.map(|node| node.name.clone());
+                line.node = Some(node.to_string());
             }
             Happened::Alarm { what } => {
                 line.event = "alarm".to_owned();

@@ -16,6 +16,7 @@ use hedgerow_dataplane::shard::{self, Accept, Exchange, ExchangeConfig, ShardInd
 use hedgerow_dataplane::tcp::EngineConfig;
 use hedgerow_dataplane::wire::LinkId;
 use hedgerow_lab::{Sample, Site, Subject};
+use hedgerow_policy::PeerId;
 use hedgerow_policy::gate;
 use hedgerow_policy::identity::Fleet;
 use hedgerow_policy::tls::ca::Authority;
@@ -111,7 +112,8 @@ pub fn governed(
         };
         let mut passed = Vec::new();
         let cores = (0..shards).zip(ports).map(|(index, ports)| {
-            let factory = Factory::new(vec![kind.clone()], seed ^ u64::from(index) << 32);
+            let factory = Factory::new(vec![kind.clone()], seed ^ u64::from(index) << 32)
+                .watching(&[0], PeerId(expand(seed, "light peer")));
             passed.push(factory.passed());
             let config = place(config.clone(), index, shards, exchange.clone(), seed);
             Core::new(&config, commons.clone(), ports, Box::new(factory), Instant::ZERO)
@@ -163,9 +165,9 @@ fn config(site: &Site) -> CoreConfig {
     let link = |config: &hedgerow_dataplane::link::LinkConfig, port: &Memory| {
         ShardLink::new(config.clone(), port.abilities())
     };
-    let node = |(name, address): (usize, &std::net::SocketAddr)| NodeConfig {
-        name: format!("node-{name}"),
-        target: Target { link: LinkId(1), address: address.ip().into(), port: address.port() },
+    let node = |(name, address): (usize, &std::net::SocketAddr)| {
+        let target = Target { link: LinkId(1), address: address.ip().into(), port: address.port() };
+        NodeConfig::new(format!("node-{name}"), target)
     };
     CoreConfig {
         shard: shard::Config {
@@ -190,6 +192,7 @@ fn config(site: &Site) -> CoreConfig {
             exchange: None,
         },
         listener_pools: vec![0],
+        errands: Vec::new(),
         pools: vec![PoolConfig {
             name: "nodes".into(),
             nodes: site.nodes.iter().enumerate().map(node).collect(),
@@ -197,6 +200,8 @@ fn config(site: &Site) -> CoreConfig {
             dials_per_second: 100,
             dial_timeout: Duration::from_secs(5),
             slots: FLOWS,
+            watched: true,
+            ..PoolConfig::default()
         }],
         own_nodes: Vec::new(),
         work_queue: 256,

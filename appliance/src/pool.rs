@@ -1,20 +1,44 @@
 //! One pool of nodes: whose turn it is, how fast each may be dialled, and who waits.
 //!
 //! A node's single thread bears few new sessions a second, so dials are paced per node. Half of the pace and half of the
-//! queue are kept for peers that had a session before: strangers with fresh identities cannot lock them out. The pool
-//! does no I/O; it answers which ticket may dial which node now.
+//! queue are kept for peers that had a session before: strangers with fresh identities cannot lock them out. Nothing else
+//! is needed against a stampede after a restart: those who come at once wait or are sent away with a code that brings them
+//! back later.
+//!
+//! Who is dialled: of the nodes that the operator lets serve (`duty`), that have the right role (`node`) and a slot, those
+//! whose condition is best (`health`), and of these the one with the least sessions for its weight. A node that is down or
+//! far behind is never dialled; where none can serve, callers wait for [`PATIENCE`] and are refused then. The application
+//! behind a back-end listener prefers protected nodes in sync to public ones, and any that is in sync to one that is not.
+//!
+//! The pool does no I/O; it answers which ticket may dial which node now.
+
+pub mod duty;
+pub mod health;
+pub mod node;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::shard::Target;
+use hedgerow_policy::chia::NodeType;
 use hedgerow_policy::{DialFailure, PeerId};
+
+use duty::News;
+use health::Condition;
+use node::{Duty, Node};
+pub use node::{NodeConfig, NodeStatistics, Role};
 
 /// How long a dial may wait for its turn.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How much later than that a wish of another core still keeps its place.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long a connection to a node may take while another node could serve: a neighbour answers in a millisecond, and a
+/// second covers one segment that was lost.
+const HASTE: Duration = Duration::from_millis(1_200);
+/// Sessions of the application that may wait.
+const APPLICATION_WAITS: usize = 256;
 /// How long a node that failed is asked only if no other is left.
 const COOL_DOWN: Duration = Duration::from_secs(10);
 /// Identities that are remembered as known.
@@ -25,7 +49,7 @@ pub const NODES: usize = 64;
 const DIAL: u64 = 1_000_000;
 
 /// What a pool is, as configured.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct PoolConfig {
     /// Name in `status`.
     pub name: String,
@@ -37,17 +61,12 @@ pub struct PoolConfig {
     pub dials_per_second: u32,
     /// How long a connection to a node may take.
     pub dial_timeout: Duration,
-    /// Sessions at one time, those that wait included.
+    /// Sessions of peers at one time, those that wait included.
     pub slots: usize,
-}
-
-/// A node, as configured.
-#[derive(Debug, Clone)]
-pub struct NodeConfig {
-    /// Name in `status`.
-    pub name: String,
-    /// Where it is.
-    pub target: Target,
+    /// Sessions of a kind of peer that one node takes at one time; kinds that are not among them: any number.
+    pub node_slots: Vec<(NodeType, u32)>,
+    /// Light peers look at the nodes.
+    pub watched: bool,
 }
 
 /// Who dials: a core's number for a session.
@@ -61,11 +80,26 @@ pub struct Ticket {
     pub generation: u32,
 }
 
+/// On whose behalf a node is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// The session.
+    pub ticket: Ticket,
+    /// Its peer's identity.
+    pub peer: Option<PeerId>,
+    /// The peer's address family: true for IPv4.
+    pub v4: bool,
+    /// What the peer is, where that is known.
+    pub kind: Option<NodeType>,
+    /// It came through a back-end listener: it is the operator's own application, so it is neither paced nor counted.
+    pub backend: bool,
+}
+
 /// A session that wants a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wish {
     /// Who.
-    pub ticket: Ticket,
+    pub caller: Caller,
     /// Whether its identity had a session before.
     pub known: bool,
     /// The only address family that can serve it, where there is such a limit: true for IPv4.
@@ -74,6 +108,17 @@ pub struct Wish {
     pub tried: u64,
     /// Since when it waits.
     pub since: Instant,
+}
+
+/// How far a session had come with its node when it left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It waited.
+    Queued,
+    /// A connection was being made.
+    Dialling(usize),
+    /// It was connected.
+    Connected(usize),
 }
 
 /// What becomes of a [`Wish`].
@@ -87,88 +132,54 @@ pub enum Answer {
     Refused(Ticket, DialFailure),
 }
 
-/// What a pool says about a node in `status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct NodeStatistics {
-    /// Sessions now.
-    pub sessions: usize,
-    /// Connections made.
-    pub connected: u64,
-    /// Connections that failed.
-    pub failed: u64,
-    /// It failed lately, so others come first.
-    pub cooling: bool,
-}
-
-/// A node's allowance of dials. Each half refills at half the pace, and holds a second's worth.
-#[derive(Debug, Clone, Copy)]
-struct Allowance {
-    general: u64,
-    reserved: u64,
-    filled: Instant,
-}
-
-#[derive(Debug)]
-struct Node {
-    allowance: Allowance,
-    cooling_until: Instant,
-    statistics: NodeStatistics,
-    /// The identity that it showed last.
-    id: Option<PeerId>,
-}
-
 /// One pool.
 #[derive(Debug)]
 pub struct Pool {
     config: PoolConfig,
     nodes: Vec<Node>,
     turn: usize,
-    known: VecDeque<Wish>,
-    strangers: VecDeque<Wish>,
+    /// Of the application, of peers with a record, of strangers.
+    queues: [VecDeque<Wish>; 3],
     taken: usize,
     ids: BTreeSet<PeerId>,
     order: VecDeque<PeerId>,
+    drains: Vec<duty::Drain>,
+    news: VecDeque<News>,
 }
 
 impl Pool {
     /// A pool whose nodes may be dialled at once.
     pub fn new(mut config: PoolConfig, now: Instant) -> Self {
         config.nodes.truncate(NODES);
-        let full = capacity(config.dials_per_second);
-        let allowance = Allowance { general: full, reserved: full, filled: now };
-        let node = |_: &NodeConfig| Node {
-            allowance,
-            cooling_until: Instant::ZERO,
-            statistics: NodeStatistics::default(),
-            id: None,
-        };
+        let node = |node: &NodeConfig| Node::new(node.clone(), config.dials_per_second, config.watched, now);
         Pool {
             nodes: config.nodes.iter().map(node).collect(),
             config,
             turn: 0,
-            known: VecDeque::new(),
-            strangers: VecDeque::new(),
+            queues: Default::default(),
             taken: 0,
             ids: BTreeSet::new(),
             order: VecDeque::new(),
+            drains: Vec::new(),
+            news: VecDeque::new(),
         }
     }
 
-    /// The configuration.
+    /// The configuration that it began with.
     pub fn config(&self) -> &PoolConfig {
         &self.config
     }
 
     /// A session asks for a node. Unless refused, it holds a slot until [`Pool::leave`].
-    pub fn ask(&mut self, now: Instant, ticket: Ticket, peer: Option<PeerId>, v4: bool) -> Answer {
-        if self.taken >= self.config.slots {
-            return Answer::Refused(ticket, DialFailure::Busy);
+    pub fn ask(&mut self, now: Instant, caller: Caller) -> Answer {
+        if self.taken >= self.config.slots && !caller.backend {
+            return Answer::Refused(caller.ticket, DialFailure::Busy);
         }
-        let known = peer.is_some_and(|id| self.ids.contains(&id));
-        let v4 = self.config.transparent.then_some(v4);
-        let answer = self.place(now, Wish { ticket, known, v4, tried: 0, since: now });
+        let known = caller.peer.is_some_and(|id| self.ids.contains(&id));
+        let v4 = self.config.transparent.then_some(caller.v4);
+        let answer = self.place(now, Wish { caller, known, v4, tried: 0, since: now });
         if !matches!(answer, Answer::Refused(..)) {
-            self.taken += 1;
+            self.taken += usize::from(!caller.backend);
         }
         answer
     }
@@ -176,24 +187,26 @@ impl Pool {
     /// A node could not be reached: the next one's turn. A refusal has freed the slot.
     pub fn failed(&mut self, now: Instant, wish: Wish, node: usize) -> Answer {
         if let Some(state) = self.nodes.get_mut(node) {
-            state.statistics.failed += 1;
-            state.cooling_until = now + COOL_DOWN;
+            state.failed += 1;
+            state.give(&wish.caller, false);
+            state.cool(wish.caller.backend, now + COOL_DOWN);
         }
         let tried = wish.tried | 1 << node.min(NODES - 1);
         let answer = self.place(now, Wish { tried, ..wish });
         if matches!(answer, Answer::Refused(..)) {
-            self.taken = self.taken.saturating_sub(1);
+            self.free(&wish.caller);
         }
         answer
     }
 
-    /// A node has been reached.
-    pub fn connected(&mut self, node: usize) {
-        if let Some(node) = self.nodes.get_mut(node) {
-            node.statistics.connected += 1;
-            node.statistics.sessions += 1;
-            node.cooling_until = Instant::ZERO;
-        }
+    /// A node has been reached; its name.
+    pub fn connected(&mut self, node: usize, backend: bool) -> Option<Arc<str>> {
+        let node = self.nodes.get_mut(node)?;
+        node.connected += 1;
+        node.dialling = node.dialling.saturating_sub(1);
+        node.sessions += 1;
+        node.cool(backend, Instant::ZERO);
+        Some(node.config.name.clone())
     }
 
     /// A node has shown its identity.
@@ -203,19 +216,48 @@ impl Pool {
         }
     }
 
-    /// Whether one of the nodes has shown this identity. Nodes find themselves through gossip, and dial.
+    /// Whether a node of the pool has shown this as its identity. Nodes find themselves through gossip, and dial.
     pub fn has_met(&self, id: PeerId) -> bool {
         self.nodes.iter().any(|node| node.id == Some(id))
     }
 
-    /// A session that holds a slot is over; `node`: the one that it was connected to. Who waited no longer does.
-    pub fn leave(&mut self, ticket: Ticket, node: Option<usize>) {
-        self.taken = self.taken.saturating_sub(1);
-        self.known.retain(|wish| wish.ticket != ticket);
-        self.strangers.retain(|wish| wish.ticket != ticket);
-        if let Some(node) = node.and_then(|node| self.nodes.get_mut(node)) {
-            node.statistics.sessions = node.statistics.sessions.saturating_sub(1);
+    /// Where a node is.
+    pub fn target(&self, node: usize) -> Option<Target> {
+        self.nodes.get(node).map(|node| node.config.target)
+    }
+
+    /// How long a connection to a node may take: not long, while another could serve.
+    pub fn dial_timeout(&self, now: Instant, wish: &Wish, node: usize) -> Duration {
+        let another =
+            self.candidates(wish).any(|other| other != node && self.rank(now, wish, other).is_some());
+        if another { self.config.dial_timeout.min(HASTE) } else { self.config.dial_timeout }
+    }
+
+    /// Nodes that light peers should look at: all that are part of the pool.
+    pub fn watched(&self) -> impl Iterator<Item = (usize, Target)> + '_ {
+        let nodes = self.nodes.iter().enumerate().filter(|(_, node)| node.duty != Duty::Removed);
+        nodes.filter(|_| self.config.watched).map(|(index, node)| (index, node.config.target))
+    }
+
+    /// A session that holds a slot is over. Who waited no longer does.
+    pub fn leave(&mut self, caller: &Caller, stage: Stage) {
+        self.free(caller);
+        match stage {
+            Stage::Queued => {
+                self.queues
+                    .iter_mut()
+                    .for_each(|queue| queue.retain(|wish| wish.caller.ticket != caller.ticket));
+            }
+            Stage::Dialling(node) | Stage::Connected(node) => {
+                if let Some(state) = self.nodes.get_mut(node) {
+                    state.give(caller, matches!(stage, Stage::Connected(_)));
+                }
+            }
         }
+    }
+
+    fn free(&mut self, caller: &Caller) {
+        self.taken = self.taken.saturating_sub(usize::from(!caller.backend));
     }
 
     /// Remembers an identity as known: its peer had a session of some length. The oldest is forgotten.
@@ -234,21 +276,25 @@ impl Pool {
     /// The next of those who wait that can be answered now, if it is a session of `core`. Nobody is passed over for another
     /// core's sake, but for those whose core should have asked long ago.
     pub fn poll(&mut self, now: Instant, core: u16) -> Option<Answer> {
-        for known in [true, false] {
-            let overdue = |wish: &Wish| wish.ticket.core != core && now.since(wish.since) >= PATIENCE + GRACE;
-            let queue = self.queue(known);
-            let Some(place) = queue.iter().position(|wish| !overdue(wish)) else { continue };
-            let wish = queue[place];
-            if wish.ticket.core != core {
+        for queue in 0..self.queues.len() {
+            let overdue =
+                |wish: &Wish| wish.caller.ticket.core != core && now.since(wish.since) >= PATIENCE + GRACE;
+            let Some(place) = self.queues[queue].iter().position(|wish| !overdue(wish)) else { continue };
+            let wish = self.queues[queue][place];
+            if wish.caller.ticket.core != core {
                 continue;
             }
             if now.since(wish.since) >= PATIENCE {
-                self.queue(known).remove(place);
-                self.taken = self.taken.saturating_sub(1);
-                return Some(Answer::Refused(wish.ticket, DialFailure::Busy));
+                self.queues[queue].remove(place);
+                self.free(&wish.caller);
+                let why = match self.best(now, &wish) {
+                    Some(_) => DialFailure::Busy,
+                    None => DialFailure::NoNode,
+                };
+                return Some(Answer::Refused(wish.caller.ticket, why));
             }
             if let Some(node) = self.choose(now, &wish) {
-                self.queue(known).remove(place);
+                self.queues[queue].remove(place);
                 return Some(Answer::Dial(wish, node));
             }
         }
@@ -257,7 +303,7 @@ impl Pool {
 
     /// When [`Pool::poll`] may have an answer at the latest; early rather than late.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let waiting = [&self.known, &self.strangers].into_iter().filter_map(VecDeque::front);
+        let waiting = self.queues.iter().filter_map(VecDeque::front);
         let patience = waiting.map(|wish| wish.since + PATIENCE).min()?;
         let pace = Duration::from_micros(DIAL * 2 / u64::from(self.config.dials_per_second.max(1)) / 4);
         Some(patience.min(now + pace.max(Duration::from_millis(1))))
@@ -265,99 +311,113 @@ impl Pool {
 
     /// Sessions that wait for a node.
     pub fn waiting(&self) -> usize {
-        self.known.len() + self.strangers.len()
+        self.queues.iter().map(VecDeque::len).sum()
     }
 
-    /// Sessions that hold a slot.
+    /// Sessions of peers that hold a slot.
     pub fn taken(&self) -> usize {
         self.taken
     }
 
-    /// What is known about each node, in the order of the configuration.
+    /// What is known about each node that is part of the pool.
     pub fn nodes(&self, now: Instant) -> impl Iterator<Item = (&NodeConfig, NodeStatistics)> {
-        self.config.nodes.iter().zip(&self.nodes).map(move |(config, node)| {
-            (config, NodeStatistics { cooling: node.cooling_until > now, ..node.statistics })
-        })
+        let there = self.nodes.iter().filter(|node| node.duty != Duty::Removed);
+        there.map(move |node| (&node.config, node.statistics(now)))
     }
 
-    fn queue(&mut self, known: bool) -> &mut VecDeque<Wish> {
-        if known { &mut self.known } else { &mut self.strangers }
-    }
-
-    /// Dials at once, queues or refuses. Nobody overtakes those of its own kind who wait already.
+    /// Dials at once, queues or refuses. Nobody overtakes those of its own kind who wait already. Where no node can serve
+    /// just now, waiting is worth while: one that is not tried yet may come up.
     fn place(&mut self, now: Instant, wish: Wish) -> Answer {
+        let ticket = wish.caller.ticket;
         if self.candidates(&wish).next().is_none() {
-            return Answer::Refused(wish.ticket, DialFailure::NoNode);
+            return Answer::Refused(ticket, DialFailure::NoNode);
         }
-        if self.queue(wish.known).is_empty()
+        let queue = wish.queue();
+        if self.queues[queue].is_empty()
             && let Some(node) = self.choose(now, &wish)
         {
             return Answer::Dial(wish, node);
         }
+        if self.slots_are_taken(&wish) {
+            return Answer::Refused(ticket, DialFailure::Slots);
+        }
         let room = self.config.dials_per_second as usize * self.nodes.len() * PATIENCE.as_secs() as usize;
-        let full = match wish.known {
-            true => self.waiting() >= room,
-            false => self.strangers.len() >= room.div_ceil(2),
+        let [_, known, strangers] = &self.queues;
+        let full = match queue {
+            APPLICATION => self.queues[APPLICATION].len() >= APPLICATION_WAITS,
+            KNOWN => known.len() + strangers.len() >= room,
+            _ => strangers.len() >= room.div_ceil(2),
         };
         if full {
-            return Answer::Refused(wish.ticket, DialFailure::Busy);
+            return Answer::Refused(ticket, DialFailure::Busy);
         }
-        self.queue(wish.known).push_back(wish);
+        self.queues[queue].push_back(wish);
         Answer::Queued
     }
 
-    /// Nodes that the wish has not tried and that can serve it, from the one whose turn it is.
+    /// Nodes that the wish has not tried and that may serve it, from the one whose turn it is; how they are is left aside.
     fn candidates(&self, wish: &Wish) -> impl Iterator<Item = usize> + use<'_> {
         let count = self.nodes.len();
-        let Wish { tried, v4, .. } = *wish;
+        let Wish { tried, v4, caller, .. } = *wish;
         (0..count).map(move |step| (self.turn + step) % count).filter(move |&node| {
-            let fits = v4.is_none_or(|v4| self.config.nodes[node].target.address.is_v4() == v4);
-            tried & 1 << node == 0 && fits
+            let state = &self.nodes[node];
+            let fits = v4.is_none_or(|v4| state.config.target.address.is_v4() == v4);
+            tried & 1 << node == 0 && fits && state.serves(caller.backend)
         })
     }
 
-    /// The node to dial now, its allowance charged. One that failed lately comes last.
+    /// Whether nodes would serve the wish, but for the slots of its kind.
+    fn slots_are_taken(&self, wish: &Wish) -> bool {
+        let full = |&node: &usize| !self.nodes[node].has_slot(&wish.caller, &self.config.node_slots);
+        self.candidates(wish).all(|node| full(&node))
+    }
+
+    fn rank(&self, now: Instant, wish: &Wish, node: usize) -> Option<(u8, u8)> {
+        let state = &self.nodes[node];
+        let slot = state.has_slot(&wish.caller, &self.config.node_slots);
+        state.rank(now, wish.caller.backend, self.spares_slow()).filter(|_| slot)
+    }
+
+    /// Whether slow nodes can be spared: only while at least half of those that serve are well.
+    fn spares_slow(&self) -> bool {
+        let serving = || self.nodes.iter().filter(|node| node.duty == Duty::Serving);
+        let well = serving().filter(|node| node.health.condition() == Condition::Up).count();
+        well * 2 >= serving().count()
+    }
+
+    /// The best rank that a candidate has.
+    fn best(&self, now: Instant, wish: &Wish) -> Option<(u8, u8)> {
+        self.candidates(wish).filter_map(|node| self.rank(now, wish, node)).min()
+    }
+
+    /// The node to dial now, its allowance charged: of those that are best, the one that carries least for its weight.
     fn choose(&mut self, now: Instant, wish: &Wish) -> Option<usize> {
-        let rate = self.config.dials_per_second;
-        self.nodes.iter_mut().for_each(|node| node.allowance.fill(now, rate));
-        let cooling = |&node: &usize| self.nodes[node].cooling_until > now;
-        let all_cooling = self.candidates(wish).all(|node| cooling(&node));
-        let mut fit = self.candidates(wish).filter(|node| all_cooling || !cooling(node));
-        let node = fit.find(|&node| self.nodes[node].allowance.allows(wish.known));
-        drop(fit);
-        let node = node?;
-        self.nodes[node].allowance.take(wish.known);
+        let (rate, backend) = (self.config.dials_per_second, wish.caller.backend);
+        self.nodes.iter_mut().for_each(|node| node.fill(now, rate));
+        let best = self.best(now, wish)?;
+        let fit = self.candidates(wish).filter(|&node| {
+            self.rank(now, wish, node) == Some(best) && self.nodes[node].allows(wish.known, backend)
+        });
+        // Of equals the first, whose turn it is.
+        let node = fit.min_by_key(|&node| self.nodes[node].load(now))?;
+        self.nodes[node].charge(wish.known, backend);
+        self.nodes[node].take(&wish.caller);
         self.turn = (node + 1) % self.nodes.len();
         Some(node)
     }
 }
 
-/// A second's worth of half the pace, but one dial at least.
-fn capacity(rate: u32) -> u64 {
-    (u64::from(rate) * DIAL / 2).max(DIAL)
-}
+/// Places in [`Pool::queues`].
+const APPLICATION: usize = 0;
+const KNOWN: usize = 1;
+const STRANGERS: usize = 2;
 
-impl Allowance {
-    fn fill(&mut self, now: Instant, rate: u32) {
-        let micros = now.since(self.filled).as_micros().min(10_000_000) as u64;
-        let refill = micros * u64::from(rate) / 2;
-        if refill == 0 {
-            return;
-        }
-        self.general = (self.general + refill).min(capacity(rate));
-        self.reserved = (self.reserved + refill).min(capacity(rate));
-        self.filled = now;
-    }
-
-    fn allows(&self, known: bool) -> bool {
-        self.general >= DIAL || known && self.reserved >= DIAL
-    }
-
-    fn take(&mut self, known: bool) {
-        if known && self.reserved >= DIAL {
-            self.reserved -= DIAL;
-        } else {
-            self.general = self.general.saturating_sub(DIAL);
+impl Wish {
+    fn queue(&self) -> usize {
+        match (self.caller.backend, self.known) {
+            (true, _) => APPLICATION,
+            (false, true) => KNOWN,
+            (false, false) => STRANGERS,
         }
     }
 }

@@ -7,11 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hedgerow_policy::gate::light::{self, Light};
 use hedgerow_policy::gate::{self, Gate, Tally};
 use hedgerow_policy::relay::{self, Relay};
 use hedgerow_policy::rules::{Action, Rules};
 use hedgerow_policy::session::Instant;
-use hedgerow_policy::{Done, End, Leg, Reason, Request, Session};
+use hedgerow_policy::tls::connector::Showing;
+use hedgerow_policy::{Done, End, Leg, PeerId, Reason, Request, Session};
 
 use crate::core::{Arrival, Sessions};
 use crate::rules::Policy;
@@ -74,6 +76,8 @@ impl Passed {
 #[derive(Debug)]
 pub struct Factory {
     kinds: Vec<Kind>,
+    /// By pool: what its light peers are told.
+    lights: Vec<Option<Arc<light::Config>>>,
     seed: u64,
     passed: Rc<Cell<Passed>>,
     witness: Option<Arc<Witness>>,
@@ -82,7 +86,24 @@ pub struct Factory {
 impl Factory {
     /// A factory for listeners in the order of the configuration. `seed` decides the masks towards nodes.
     pub fn new(kinds: Vec<Kind>, seed: u64) -> Self {
-        Factory { kinds, seed, passed: Rc::default(), witness: None }
+        Factory { kinds, lights: Vec::new(), seed, passed: Rc::default(), witness: None }
+    }
+
+    /// Makes light peers for pools to which listeners lead that speak Chia, all of them with the identity that nodes see of
+    /// a peer `who`. Two appliances need two: a node has one session per identity.
+    #[must_use]
+    pub fn watching(mut self, listener_pools: &[usize], who: PeerId) -> Self {
+        for (kind, &pool) in self.kinds.iter().zip(listener_pools) {
+            let Kind::Gate(gates) = kind else { continue };
+            self.lights.resize((pool + 1).max(self.lights.len()), None);
+            let light = |gate: &Arc<gate::Config>| light::Config {
+                network: gate.network.clone(),
+                connector: gate.connector.clone(),
+                showing: Showing::Peer(gate.fleet.clone(), who),
+            };
+            self.lights[pool] = gates.values().next().map(light).map(Arc::new);
+        }
+        self
     }
 
     /// Tells what sessions do.
@@ -119,6 +140,12 @@ impl Sessions for Factory {
                 Some(Box::new(Counted { gate, told: Tally::default(), passed, witness, began: false }))
             }
         }
+    }
+
+    fn watch(&mut self, now: Instant, pool: usize) -> Option<Box<dyn Session>> {
+        let seed = self.next_seed();
+        let config = self.lights.get(pool)?.clone()?;
+        Some(Box::new(Light::new(config, seed, now)))
     }
 
     fn adopt(&mut self, policy: &Policy) {

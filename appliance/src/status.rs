@@ -1,5 +1,7 @@
 //! What an appliance says about itself: one structure, for `status --json`, for people, and for whoever asks the socket.
 
+mod pools;
+
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::time::Duration;
@@ -15,6 +17,8 @@ use crate::core::{Core, CoreStatistics};
 use crate::pulse::Pulse;
 use crate::rules::keeper::PolicyStatus;
 use crate::sessions::Passed;
+use pools::pools;
+pub use pools::{NodeStatus, PoolStatus};
 
 /// The state of an appliance at one moment. Counters run from its start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -196,38 +200,6 @@ pub struct PassedStatus {
     pub subscriptions: u64,
     /// Addresses in nodes' lists of peers that were not passed on: they are not public.
     pub addresses_withheld: u64,
-}
-
-/// A pool.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PoolStatus {
-    /// Its name.
-    pub name: String,
-    /// Sessions that hold a slot.
-    pub taken: usize,
-    /// Slots.
-    pub slots: usize,
-    /// Sessions that wait for a node.
-    pub waiting: usize,
-    /// Its nodes.
-    pub nodes: Vec<NodeStatus>,
-}
-
-/// A node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NodeStatus {
-    /// Its name.
-    pub name: String,
-    /// Where it is.
-    pub address: String,
-    /// Sessions now.
-    pub sessions: usize,
-    /// Connections made.
-    pub connected: u64,
-    /// Connections that failed.
-    pub failed: u64,
-    /// It failed lately, so others come first.
-    pub cooling: bool,
 }
 
 /// Who holds the flows, and who had to go.
@@ -513,29 +485,6 @@ fn listener(config: &Config, listener: &crate::config::Listener) -> ListenerStat
     }
 }
 
-fn pools(config: &Config, counted: &[crate::core::PoolStatistics]) -> Vec<PoolStatus> {
-    let pool = |(config, counted): (&crate::config::Pool, &crate::core::PoolStatistics)| PoolStatus {
-        name: config.name.clone(),
-        taken: counted.taken,
-        slots: config.slots,
-        waiting: counted.waiting,
-        nodes: config
-            .nodes
-            .iter()
-            .zip(&counted.nodes)
-            .map(|(node, (_, figures))| NodeStatus {
-                name: node.name.clone(),
-                address: node.address.to_string(),
-                sessions: figures.sessions,
-                connected: figures.connected,
-                failed: figures.failed,
-                cooling: figures.cooling,
-            })
-            .collect(),
-    };
-    config.pools.iter().zip(counted).map(pool).collect()
-}
-
 impl From<Passed> for PassedStatus {
     fn from(passed: Passed) -> Self {
         PassedStatus {
@@ -574,7 +523,7 @@ impl fmt::Display for Status {
             writeln!(f, "listener {}: {addresses}, {protocol}, pool {}", listener.name, listener.pool)?;
         }
         for pool in &self.pools {
-            pool.write(f)?;
+            write!(f, "{pool}")?;
         }
         let Flows { now, peak, limit, strangers, .. } = self.flows;
         writeln!(f, "flows    {now} of {limit} (peak {peak}), {strangers} of strangers")?;
@@ -669,21 +618,6 @@ impl BansStatus {
             "bans     {now} of {limit}: {operator} by hand, {imported} imported, {policy} by the policy; \
              {hits} frames refused, {watched} sources watched"
         )
-    }
-}
-
-impl PoolStatus {
-    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "pool {}: {} of {} slots, {} waiting", self.name, self.taken, self.slots, self.waiting)?;
-        for node in &self.nodes {
-            let cooling = if node.cooling { ", failed lately" } else { "" };
-            writeln!(
-                f,
-                "  {} {}: {} sessions, {} connected, {} failed{cooling}",
-                node.name, node.address, node.sessions, node.connected, node.failed
-            )?;
-        }
-        Ok(())
     }
 }
 

@@ -210,13 +210,9 @@ fn config(public: &Memory, private: &Memory) -> CoreConfig {
         ShardLink::new(config, port.abilities())
     };
     let flows = 4_096;
-    let node = |number: usize| NodeConfig {
-        name: format!("node {number}"),
-        target: Target {
-            link: LinkId(1),
-            address: Address::from_v4([10, 2, 0, 16 + number as u8]),
-            port: SERVICE,
-        },
+    let node = |number: usize| {
+        let address = Address::from_v4([10, 2, 0, 16 + number as u8]);
+        NodeConfig::new(format!("node {number}"), Target { link: LinkId(1), address, port: SERVICE })
     };
     CoreConfig {
         shard: Config {
@@ -241,6 +237,7 @@ fn config(public: &Memory, private: &Memory) -> CoreConfig {
             exchange: None,
         },
         listener_pools: vec![0],
+        errands: Vec::new(),
         pools: vec![PoolConfig {
             name: "nodes".into(),
             nodes: (0..NODES).map(node).collect(),
@@ -248,6 +245,7 @@ fn config(public: &Memory, private: &Memory) -> CoreConfig {
             dials_per_second: 1_000_000,
             dial_timeout: Duration::from_secs(2),
             slots: flows,
+            ..PoolConfig::default()
         }],
         own_nodes: vec![],
         work_queue: 64,

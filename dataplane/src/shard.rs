@@ -79,7 +79,7 @@ pub enum Event {
 }
 
 /// Where to connect.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The link to use.
     pub link: LinkId,

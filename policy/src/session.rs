@@ -10,6 +10,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use crate::chia::{Alarm, NodeType};
+use crate::gate::light::Sighting;
 use crate::rules::Rules;
 use crate::verdict::Reason;
 
@@ -101,6 +102,8 @@ pub enum Request {
     Standing(Standing),
     /// The node that was dialled has shown this identity: no peer may come with it.
     Node(PeerId),
+    /// A light peer has seen something of its node.
+    Sighting(Sighting),
     /// Something that an operator should know, although nothing was refused.
     Alarm(Alarm),
     /// End a leg.

@@ -153,7 +153,11 @@ reasons! {
     DuplicateId = "duplicate_id",
     /// A newer session from the same source took over the identity.
     Replaced = "replaced",
-    /// No node of the pool accepts connections.
+    /// The operator takes its node, or the whole appliance, out of service: the peer was told to come back, and finds
+    /// another node. Sessions end one by one, those that are idle first.
+    Drained = "drained",
+    /// No node of the pool accepts connections. A peer waits some seconds for one that comes up before it is told to try again
+    /// later.
     NoNode = "no_node",
     /// The pool's dial rate and queue are used up.
     DialBusy = "dial_busy",

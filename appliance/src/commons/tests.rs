@@ -8,16 +8,14 @@ use hedgerow_dataplane::wire::{Address, LinkId};
 use hedgerow_policy::PeerId;
 
 use super::*;
-use crate::pool::{Answer, NodeConfig, PATIENCE, PoolConfig};
+use crate::pool::{Answer, Caller, NodeConfig, PATIENCE, PoolConfig};
 
 const KEY: Key = (0, PeerId([1; 32]));
 const NOW: Instant = Instant::from_millis(1_000);
 
 fn books(cores: u16) -> Arc<Commons> {
-    let node = NodeConfig {
-        name: "a".into(),
-        target: Target { link: LinkId(0), address: Address::from_v4([10, 0, 0, 1]), port: 8444 },
-    };
+    let target = Target { link: LinkId(0), address: Address::from_v4([10, 0, 0, 1]), port: 8444 };
+    let node = NodeConfig::new("a", target);
     let pool = PoolConfig {
         name: "front".into(),
         nodes: vec![node],
@@ -25,6 +23,7 @@ fn books(cores: u16) -> Arc<Commons> {
         dials_per_second: 2,
         dial_timeout: std::time::Duration::from_secs(5),
         slots: 100,
+        ..PoolConfig::default()
     };
     let own_nodes = vec![PeerId([9; 32])];
     Arc::new(Commons::with_pools(&[pool], own_nodes, cores, Box::new(|_| {}), NOW))
@@ -32,6 +31,10 @@ fn books(cores: u16) -> Arc<Commons> {
 
 fn ticket(core: u16, index: u32) -> Ticket {
     Ticket { core, index, generation: 0 }
+}
+
+fn caller(ticket: Ticket, peer: Option<PeerId>, v4: bool) -> Caller {
+    Caller { ticket, peer, v4, kind: None, backend: false }
 }
 
 fn ip(last: u8) -> IpAddr {
@@ -118,7 +121,8 @@ fn our_own_nodes_are_known_to_all_cores() {
 #[test]
 fn those_who_wait_are_served_in_order_whichever_core_asks() {
     let commons = books(2);
-    let ask = |core, index| commons.with(|books| books.pools[0].ask(NOW, ticket(core, index), None, true));
+    let ask =
+        |core, index| commons.with(|books| books.pools[0].ask(NOW, caller(ticket(core, index), None, true)));
     assert!(matches!(ask(0, 1), Answer::Dial(..)));
     for (core, index) in [(0, 2), (1, 1), (0, 3)] {
         assert_eq!(ask(core, index), Answer::Queued);
@@ -127,7 +131,7 @@ fn those_who_wait_are_served_in_order_whichever_core_asks() {
         let answer =
             commons.with(|books| books.pools[0].poll(NOW + std::time::Duration::from_millis(ms), core));
         answer.map(|answer| match answer {
-            Answer::Dial(wish, _) => (wish.ticket, true),
+            Answer::Dial(wish, _) => (wish.caller.ticket, true),
             Answer::Refused(ticket, _) => (ticket, false),
             Answer::Queued => panic!("nobody asked"),
         })

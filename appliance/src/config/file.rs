@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::pool::Role;
+
 use super::units::{Hop, Network, NodeAddress, NodeId, Period, Prefix, Size};
 use super::{AnswerSyns, Driver, Mode, Poll, Protocol, Share, SourceChoice, Stuck};
 
@@ -149,6 +151,10 @@ pub(super) struct Listener {
     pub(super) network: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) types: Option<Spanned<Vec<Spanned<super::PeerType>>>>,
+    #[serde(default)]
+    pub(super) backend: bool,
+    #[serde(default)]
+    pub(super) node_port: Option<Spanned<i64>>,
     pub(super) pool: Spanned<String>,
 }
 
@@ -164,6 +170,10 @@ pub(super) struct Pool {
     pub(super) dial_timeout: Option<Spanned<Period>>,
     #[serde(default)]
     pub(super) slots: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) node_slots: BTreeMap<super::PeerType, Spanned<i64>>,
+    #[serde(default)]
+    pub(super) role: Role,
 }
 
 #[derive(Deserialize)]

@@ -219,9 +219,9 @@ impl Lowering<'_> {
                     .context(first.span(), "the first one"),
                 );
             }
-            let NodeAddress { name, address } = node.get_ref().clone();
-            let port = self.port_to(node.span(), address.ip(), ports);
-            nodes.push(Node { name, address, port: port.unwrap_or_default() });
+            let NodeAddress { name, address, role, weight } = node.get_ref().clone();
+            let port = self.port_to(node.span(), address.ip(), ports).unwrap_or_default();
+            nodes.push(Node { name, address, port, role: role.unwrap_or(file.role), weight });
         }
         if nodes.is_empty() {
             self.error(Diagnostic::error(
@@ -247,6 +247,11 @@ impl Lowering<'_> {
             dials_per_second: u32::try_from(dials).unwrap_or(1),
             dial_timeout: self.period(file.dial_timeout.as_ref(), seconds(1)..=seconds(60), seconds(5)),
             slots: usize::try_from(slots).unwrap_or(1),
+            node_slots: file
+                .node_slots
+                .iter()
+                .map(|(kind, slots)| (*kind, self.number(Some(slots), 1..=100_000, 1) as u32))
+                .collect(),
         }
     }
 
@@ -333,7 +338,25 @@ impl Lowering<'_> {
             network: file.network.as_ref().map_or("mainnet", |n| n.get_ref()).to_owned(),
             types: types.unwrap_or_else(|| vec![PeerType::FullNode]),
             pool: pool.unwrap_or_default(),
+            backend: file.backend,
+            node_port: self.node_port(file),
         }
+    }
+
+    /// Another port speaks another protocol: what Chia is inspected for would not hold there.
+    fn node_port(&mut self, file: &file::Listener) -> Option<u16> {
+        let node_port = file.node_port.as_ref()?;
+        if *file.protocol.get_ref() == Protocol::Chia {
+            self.error(
+                Diagnostic::error(
+                    node_port.span(),
+                    "a listener that speaks Chia leads to the nodes' own ports",
+                    "not expected here",
+                )
+                .help("for another service of the nodes, such as their RPC, set `protocol = \"tcp\"`"),
+            );
+        }
+        u16::try_from(self.number(Some(node_port), 1..=65_535, 1)).ok()
     }
 
     /// A name that another section must have.

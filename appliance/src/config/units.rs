@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::pool::Role;
 use serde::{Deserialize, Deserializer, de};
 
 /// Why a value was not understood: `what is wrong; expected what would be right`.
@@ -180,13 +181,24 @@ pub struct NodeAddress {
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
+    /// What it is for, where that is said.
+    pub role: Option<Role>,
+    /// Its share of sessions.
+    pub weight: u32,
 }
+
+/// Largest weight of a node.
+pub const WEIGHT_MAX: u32 = 100;
 
 impl FromStr for NodeAddress {
     type Err = Misread;
     fn from_str(text: &str) -> Result<Self, Misread> {
-        let (name, address) = text.split_once('=').unwrap_or((text, text));
-        let (name, address) = (name.trim(), address.trim());
+        // Where the first `=` stands behind a blank it belongs to a word behind the address.
+        let named = text.split_once('=').map(|(name, rest)| (name.trim(), rest));
+        let named = named.filter(|(name, _)| !name.contains(char::is_whitespace));
+        let mut words = named.map_or(text, |(_, rest)| rest).split_whitespace();
+        let address = words.next().unwrap_or_default();
+        let name = named.map_or(address, |(name, _)| name);
         let expected = "a name, an address and a port, such as \"a=10.0.1.11:8444\" or \"b=[fd00::b]:8444\"";
         if address.parse::<IpAddr>().is_ok() {
             return Err(Misread::new(format_args!("`{text}` has no port"), expected));
@@ -196,7 +208,22 @@ impl FromStr for NodeAddress {
         if name.is_empty() {
             return Err(Misread::new(format_args!("`{text}` has an empty name"), expected));
         }
-        Ok(NodeAddress { name: name.to_owned(), address })
+        let (mut role, mut weight) = (None, 1);
+        for word in words {
+            match (word, word.strip_prefix("weight=").map(str::parse)) {
+                ("public", _) => role = Some(Role::Public),
+                ("protected", _) => role = Some(Role::Protected),
+                ("hidden", _) => role = Some(Role::Hidden),
+                (_, Some(Ok(share))) if (1..=WEIGHT_MAX).contains(&share) => weight = share,
+                _ => {
+                    return Err(Misread::new(
+                        format_args!("`{word}` says nothing about a node"),
+                        "`public`, `protected`, `hidden` or `weight=` and 1 to 100 behind its address",
+                    ));
+                }
+            }
+        }
+        Ok(NodeAddress { name: name.to_owned(), address, role, weight })
     }
 }
 

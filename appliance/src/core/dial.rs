@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::Port;
-use hedgerow_dataplane::shard::{FlowId, Source};
+use hedgerow_dataplane::shard::{FlowId, Source, Target};
 use hedgerow_policy::chia::NodeType;
 use hedgerow_policy::{DialFailure, Done, Leg, PeerId, Standing, verdict};
 
 use super::seats::{Dial, Seat};
-use super::{Core, Happened, to_policy};
+use super::{Core, Errand, Happened, to_policy};
 use crate::commons::{Claim, Letter};
-use crate::pool::{Answer, Ticket, Wish};
+use crate::pool::{Answer, Caller, Stage, Ticket, Wish};
 
 /// How long the holder of an identity has to answer while another source shows the same one.
 const PROBE: Duration = Duration::from_secs(5);
@@ -32,7 +32,9 @@ impl<P: Port> Core<P> {
         }
         seat.asked = true;
         seat.peer_id = peer;
-        if !self.take_slot(seat, kind) {
+        let backend = self.errand(seat).backend;
+        seat.caller = Some(Caller { ticket: seat.ticket, peer, v4: seat.peer.is_ipv4(), kind, backend });
+        if !backend && !self.take_slot(seat, kind) {
             return self.refuse(now, seat, DialFailure::Slots);
         }
         let Some(id) = peer else { return self.ask(now, seat) };
@@ -48,6 +50,11 @@ impl<P: Port> Core<P> {
             Claim::Refused => self.refuse(now, seat, DialFailure::Duplicate),
             Claim::OwnNode => self.refuse(now, seat, DialFailure::OwnNode),
         }
+    }
+
+    /// What is special about the way of a session's listener.
+    fn errand(&self, seat: &Seat) -> Errand {
+        self.errands.get(seat.listener).copied().unwrap_or_default()
     }
 
     fn refuse(&mut self, now: Instant, seat: &mut Seat, why: DialFailure) {
@@ -133,8 +140,10 @@ impl<P: Port> Core<P> {
                     break;
                 };
                 self.queued -= 1;
-                let (Answer::Dial(Wish { ticket, .. }, _) | Answer::Refused(ticket, _)) = answer else {
-                    continue;
+                let ticket = match answer {
+                    Answer::Dial(wish, _) => wish.caller.ticket,
+                    Answer::Refused(ticket, _) => ticket,
+                    Answer::Queued => continue,
                 };
                 if let Some(mut seat) = self.seats.take(ticket) {
                     self.answer(now, &mut seat, answer);
@@ -145,8 +154,8 @@ impl<P: Port> Core<P> {
     }
 
     fn ask(&mut self, now: Instant, seat: &mut Seat) {
-        let (ticket, peer, v4) = (seat.ticket, seat.peer_id, seat.peer.is_ipv4());
-        let answer = self.commons.with(|books| books.pools[seat.pool].ask(now, ticket, peer, v4));
+        let Some(caller) = seat.caller else { return };
+        let answer = self.commons.with(|books| books.pools[seat.pool].ask(now, caller));
         self.answer(now, seat, answer);
     }
 
@@ -170,13 +179,17 @@ impl<P: Port> Core<P> {
 
     /// Opens the private leg to a node.
     fn connect(&mut self, now: Instant, seat: &mut Seat, wish: Wish, node: usize) -> Result<(), ()> {
-        let config = &self.pools[seat.pool];
-        let target = config.nodes.get(node).ok_or(())?.target;
-        let source = match config.transparent {
+        let (target, timeout) = self.commons.with(|books| {
+            let pool = &books.pools[seat.pool];
+            (pool.target(node), pool.dial_timeout(now, &wish, node))
+        });
+        let target = target.ok_or(())?;
+        let target = Target { port: self.errand(seat).node_port.unwrap_or(target.port), ..target };
+        let source = match self.pools[seat.pool].transparent {
             true => Source::Transparent(seat.peer.ip().into(), 0),
             false => Source::Own,
         };
-        let until = now + config.dial_timeout;
+        let until = now + timeout;
         let flow = self.shard.connect(now, target, source).map_err(|_| ())?;
         let key = self.shard.flow(flow).map(|flow| flow.key()).ok_or(())?;
         seat.leg(Leg::Private).flow = Some((flow, key, target.link));
@@ -201,12 +214,16 @@ impl<P: Port> Core<P> {
         let Some(mut seat) = self.seats.take(ticket) else { return };
         if let Dial::Connecting(_, node, _) = seat.dial {
             seat.dial = Dial::Connected(node, now);
-            self.commons.with(|books| books.pools[seat.pool].connected(node));
+            let backend = self.errand(&seat).backend;
+            let name = self.commons.with(|books| books.pools[seat.pool].connected(node, backend));
             if seat.peer_id.is_none() {
                 // A plain listener knows no better proof than this: its handshake is over, and it counts as a session.
                 self.standing(now, &mut seat, Standing::Proven);
             }
-            self.record(&seat, Happened::Dialled { pool: seat.pool, node });
+            self.record(&seat, Happened::Dialled { node: name.unwrap_or_default() });
+            seat.session.complete(to_policy(now), Done::Dialled);
+        } else if matches!(seat.dial, Dial::Watching(_)) {
+            seat.dial = Dial::Watching(true);
             seat.session.complete(to_policy(now), Done::Dialled);
         }
         self.go_on(now, seat);
@@ -214,15 +231,22 @@ impl<P: Port> Core<P> {
 
     /// The node of a session has shown its identity.
     pub(super) fn met(&mut self, seat: &Seat, id: PeerId) {
-        if let Dial::Connected(node, _) = seat.dial {
-            self.commons.with(|books| books.pools[seat.pool].met(node, id));
-        }
+        let node = match (seat.dial, seat.post) {
+            (Dial::Connected(node, _), _) => node,
+            (_, Some(post)) => post.node,
+            _ => return,
+        };
+        self.commons.with(|books| books.pools[seat.pool].met(node, id));
     }
 
     /// Gives back the slot, and the place in the queue or the connection in the making.
     pub(super) fn leave_pool(&mut self, seat: &mut Seat) {
-        let node = match seat.dial {
+        let stage = match seat.dial {
             Dial::None => return,
+            Dial::Watching(_) => {
+                self.cut(seat, Leg::Private);
+                return seat.dial = Dial::None;
+            }
             Dial::Challenging(_) => {
                 if let Some(id) = seat.peer_id {
                     self.commons.with(|books| books.withdraw((seat.pool, id), seat.ticket));
@@ -231,15 +255,17 @@ impl<P: Port> Core<P> {
             }
             Dial::Queued => {
                 self.queued -= 1;
-                None
+                Stage::Queued
             }
-            Dial::Connecting(..) => {
+            Dial::Connecting(_, node, _) => {
                 self.cut(seat, Leg::Private);
-                None
+                Stage::Dialling(node)
             }
-            Dial::Connected(node, _) => Some(node),
+            Dial::Connected(node, _) => Stage::Connected(node),
         };
-        self.commons.with(|books| books.pools[seat.pool].leave(seat.ticket, node));
+        if let Some(caller) = &seat.caller {
+            self.commons.with(|books| books.pools[seat.pool].leave(caller, stage));
+        }
         seat.dial = Dial::None;
     }
 }

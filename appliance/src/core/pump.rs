@@ -182,6 +182,7 @@ impl<P: Port> Core<P> {
             let consumed = if taken == 0 && over { available } else { taken };
             flow.consume(consumed);
             seat.leg(leg).bytes += consumed as u64;
+            seat.moved = now;
             return consumed > 0;
         }
         if flow.finished() && !seat.leg(leg).told_fin {
@@ -194,7 +195,8 @@ impl<P: Port> Core<P> {
 
     /// Lets the session write into a leg, and ends the leg once everything before its end is queued.
     fn write(&mut self, now: Instant, seat: &mut Seat, leg: Leg) -> bool {
-        if leg == Leg::Private && !matches!(seat.dial, Dial::Connected(..)) || seat.leg(leg).shut {
+        let connected = matches!(seat.dial, Dial::Connected(..) | Dial::Watching(true));
+        if leg == Leg::Private && !connected || seat.leg(leg).shut {
             return false;
         }
         let Some((id, ..)) = seat.leg(leg).flow else { return false };
@@ -227,6 +229,7 @@ impl<P: Port> Core<P> {
                 Request::Work(work) => self.queue_work(now, seat, work),
                 Request::Standing(standing) => self.standing(now, seat, standing),
                 Request::Node(id) => self.met(seat, id),
+                Request::Sighting(sighting) => self.sighted(now, seat, sighting),
                 Request::Alarm(alarm) => self.record(seat, Happened::Alarm { what: alarm.to_string() }),
                 Request::Close(leg, how) => self.close(seat, leg, how),
             }
@@ -260,7 +263,7 @@ impl<P: Port> Core<P> {
 
     fn close(&mut self, seat: &mut Seat, leg: Leg, how: Close) {
         seat.leg(leg).closing = Some(how);
-        if leg == Leg::Private && !matches!(seat.dial, Dial::Connected(..)) {
+        if leg == Leg::Private && !matches!(seat.dial, Dial::Connected(..) | Dial::Watching(true)) {
             self.leave_pool(seat);
         }
         if let Close::Abort(_) = how {
@@ -309,7 +312,10 @@ impl<P: Port> Core<P> {
 
     /// A session is over: its legs go, what it held is given back.
     pub(super) fn finish(&mut self, now: Instant, mut seat: Box<Seat>, reason: verdict::Reason) {
-        self.judge(now, &mut seat, reason);
+        match seat.post {
+            Some(_) => self.watch_ended(now, &seat, reason),
+            None => self.judge(now, &mut seat, reason),
+        }
         for leg in LEGS {
             let LegState { flow, shut, .. } = *seat.leg(leg);
             match flow {
@@ -332,7 +338,9 @@ impl<P: Port> Core<P> {
         }
         self.leave_pool(&mut seat);
         self.give_slot(&mut seat);
-        self.ended.count(reason);
+        if seat.post.is_none() {
+            self.ended.count(reason);
+        }
         let what = Happened::Closed {
             reason,
             detail: seat.session.detail(),

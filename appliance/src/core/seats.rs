@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::shard::FlowId;
 use hedgerow_dataplane::wire::{FlowKey, LinkId};
-use hedgerow_policy::{Close, Leg, PeerId, Standing};
+use hedgerow_policy::{Close, Leg, PeerId, Session, Standing};
 
 use super::guard::Guarded;
-use crate::pool::{Ticket, Wish};
+use super::watch::Post;
+use crate::pool::{Caller, Ticket, Wish};
 use crate::rules::slots::Class;
 
 /// Timers of sessions that are over, beside two for each that is not, before they are looked for.
@@ -44,6 +45,8 @@ pub(super) enum Dial {
     Connecting(Wish, usize, Instant),
     /// Connected to a node since then.
     Connected(usize, Instant),
+    /// A light peer's: whether it is connected to its node.
+    Watching(bool),
 }
 
 /// One session.
@@ -64,6 +67,12 @@ pub(super) struct Seat {
     /// Whose slot of its listener it holds.
     pub(super) slot: Option<Class>,
     pub(super) dial: Dial,
+    /// On whose behalf it asked for a node.
+    pub(super) caller: Option<Caller>,
+    /// The node that it looks at, where it is a light peer.
+    pub(super) post: Option<Post>,
+    /// When bytes last arrived on either leg.
+    pub(super) moved: Instant,
     /// Another source waits for this session to show no sign of life, since then.
     pub(super) challenged: Option<Instant>,
     /// Ends the session whatever it says: its verdict is there, but a leg does not drain.
@@ -79,6 +88,41 @@ pub(super) struct Seat {
 }
 
 impl Seat {
+    /// A session that has just begun, on these legs.
+    pub(super) fn new(
+        ticket: Ticket,
+        number: u64,
+        session: Box<dyn Session>,
+        peer: SocketAddr,
+        now: Instant,
+        legs: [LegState; 2],
+    ) -> Seat {
+        Seat {
+            ticket,
+            number,
+            session: Guarded::new(session),
+            listener: 0,
+            pool: 0,
+            peer,
+            peer_id: None,
+            standing: Standing::Stranger,
+            opened: now,
+            legs,
+            asked: false,
+            slot: None,
+            dial: Dial::None,
+            caller: None,
+            post: None,
+            moved: now,
+            challenged: None,
+            linger: None,
+            doomed: false,
+            ready: false,
+            armed: None,
+            flow_reason: None,
+        }
+    }
+
     pub(super) fn leg(&mut self, leg: Leg) -> &mut LegState {
         &mut self.legs[leg as usize]
     }

@@ -7,7 +7,7 @@ use hedgerow_policy::verdict;
 
 use super::Core;
 use super::seats::{Dial, Seat};
-use crate::pool::{NodeStatistics, Pool};
+use crate::pool::{NodeConfig, NodeStatistics, Pool};
 use crate::workers::Desk;
 
 /// What a core counted, and what it holds now.
@@ -57,8 +57,8 @@ pub struct PoolStatistics {
     pub taken: usize,
     /// Sessions that wait for a node.
     pub waiting: usize,
-    /// Its nodes: name and figures.
-    pub nodes: Vec<(String, NodeStatistics)>,
+    /// Its nodes, and their figures.
+    pub nodes: Vec<(NodeConfig, NodeStatistics)>,
 }
 
 impl CoreStatistics {
@@ -111,6 +111,6 @@ fn pool_statistics(pool: &Pool, now: Instant) -> PoolStatistics {
         name: pool.config().name.clone(),
         taken: pool.taken(),
         waiting: pool.waiting(),
-        nodes: pool.nodes(now).map(|(node, figures)| (node.name.clone(), figures)).collect(),
+        nodes: pool.nodes(now).map(|(node, figures)| (node.clone(), figures)).collect(),
     }
 }

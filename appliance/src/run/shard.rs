@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow_dataplane::Instant;
+use hedgerow_policy::PeerId;
 use hedgerow_policy::tls::Clock;
 
 use super::ports::Device;
@@ -16,6 +17,7 @@ use crate::config::{Config, Poll};
 use crate::control::{Command, Commands};
 use crate::core::{Core, CoreConfig, PortFault};
 use crate::events::{EventLine, Feed};
+use crate::identity::expand;
 use crate::pulse::Phase;
 use crate::rules::witness::Witness;
 use crate::sessions::{Factory, Kind, Passed};
@@ -50,7 +52,9 @@ pub(super) struct Parts {
 pub(super) fn run(parts: Parts, commands: Commands, feed: Feed) -> Result<(), RunError> {
     let Parts { config, core_config, commons, ports, desk, kinds, masks, watch, clock, bans, witness } =
         parts;
-    let factory = Factory::new(kinds, masks).witnessed(witness.clone());
+    let factory = Factory::new(kinds, masks)
+        .watching(&core_config.listener_pools, PeerId(expand(masks, "light peer")))
+        .witnessed(witness.clone());
     let passed = factory.passed();
     let started = watch.now();
     let number = core_config.shard.index.index;

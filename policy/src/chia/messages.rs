@@ -37,6 +37,10 @@ numbers! {
     REQUEST_PEERS = 43 "request_peers",
     /// Answers [`REQUEST_PEERS`].
     RESPOND_PEERS = 44 "respond_peers",
+    /// Announces a new tip of the chain to wallets.
+    NEW_PEAK_WALLET = 50 "new_peak_wallet",
+    /// A wallet asks for the header of a block.
+    REQUEST_BLOCK_HEADER = 51 "request_block_header",
     /// An introducer's list of full nodes.
     RESPOND_PEERS_INTRODUCER = 64 "respond_peers_introducer",
     /// Asks to be told of coins with these puzzle hashes.

@@ -24,7 +24,9 @@ pub(super) fn to_peer(reason: Reason) -> CloseFrame {
         R::NoNode | R::DialBusy | R::DialFailed | R::NodeTls | R::NodeUpgrade | R::NodeTimeout => {
             (close_code::TRY_AGAIN_LATER, "")
         }
-        R::NodeLost | R::NodeProtocol | R::NodeStalled | R::Aborted => (close_code::GOING_AWAY, ""),
+        R::NodeLost | R::NodeProtocol | R::NodeStalled | R::Aborted | R::Drained => {
+            (close_code::GOING_AWAY, "")
+        }
         _ => (close_code::NORMAL, ""),
     };
     CloseFrame::new(code, text)

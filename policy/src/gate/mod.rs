@@ -14,6 +14,7 @@ mod detour;
 mod exchange;
 mod farewell;
 mod half;
+pub mod light;
 mod outward;
 mod privacy;
 

@@ -224,9 +224,9 @@ fn core_config(plan: &Plan, public: &Memory, private: &Memory) -> CoreConfig {
     let nodes = std::iter::repeat_n((NODE, 1), plan.dead_nodes)
         .chain(std::iter::repeat_n((ABSENT, PORT), plan.silent_nodes))
         .chain(std::iter::repeat_n((NODE, PORT), plan.live_nodes));
-    let nodes = nodes.map(|(address, port)| NodeConfig {
-        name: format!("{address}:{port}"),
-        target: Target { link: LinkId(1), address: address.into(), port },
+    let nodes = nodes.map(|(address, port)| {
+        let target = Target { link: LinkId(1), address: address.into(), port };
+        NodeConfig::new(format!("{address}:{port}"), target)
     });
     CoreConfig {
         shard: Config {
@@ -234,6 +234,7 @@ fn core_config(plan: &Plan, public: &Memory, private: &Memory) -> CoreConfig {
             ..shard_config(Accept::Handshake)
         },
         listener_pools: vec![0],
+        errands: Vec::new(),
         pools: vec![PoolConfig {
             name: "nodes".into(),
             nodes: nodes.collect(),
@@ -241,6 +242,7 @@ fn core_config(plan: &Plan, public: &Memory, private: &Memory) -> CoreConfig {
             dials_per_second: plan.dials_per_second,
             dial_timeout: Duration::from_secs(2),
             slots: 1_000,
+            ..PoolConfig::default()
         }],
         own_nodes: plan.own_node.iter().map(|&id| PeerId([id; 32])).collect(),
         work_queue: plan.work_queue,

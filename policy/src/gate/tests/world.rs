@@ -509,6 +509,7 @@ impl World {
                 }
                 Request::Standing(standing) => self.standings.push(standing),
                 Request::Node(id) => self.node_ids.push(id),
+                Request::Sighting(_) => {}
                 Request::Alarm(alarm) => self.alarms.push(alarm),
                 Request::Dial { peer, .. } => {
                     self.dialled.push(peer);
