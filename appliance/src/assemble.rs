@@ -273,7 +273,11 @@ pub fn kinds(config: &Config, secret: &Secret, settings: &Settings) -> Result<Ve
                 let (budgets, standard) = (&budgets[listener.pool], &standards[listener.pool]);
                 identities.gates(config, index, pool, budgets, standard).map(Kind::Gate)
             }
-            _ => Ok(Kind::Relay(relay::Config { dial: dial_deadline(pool), ..relay::Config::default() })),
+            _ => Ok(Kind::Relay(relay::Config {
+                dial: dial_deadline(pool),
+                proxy_header: listener.proxy_protocol.is_some(),
+                ..relay::Config::default()
+            })),
         }
     };
     config.listeners.iter().enumerate().map(kind).collect()

@@ -31,6 +31,9 @@ pub fn summary(config: &Config) -> String {
         let at: Vec<String> = served.map(|a| SocketAddr::new(a, listener.local_port).to_string()).collect();
         let what = match listener.protocol {
             Protocol::Chia => format!("chia on {}, {:?}", listener.network, listener.types),
+            Protocol::Tcp if listener.proxy_protocol.is_some() => {
+                "any bytes, unread, after a PROXY header that names the peer".to_owned()
+            }
             Protocol::Tcp => "any bytes, unread".to_owned(),
         };
         let pool = &config.pools[listener.pool].name;

@@ -216,6 +216,14 @@ pub enum Protocol {
     Tcp,
 }
 
+/// A header in front of what a node gets, which says who the peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// Version 2 of the PROXY protocol.
+    V2,
+}
+
 /// A kind of peer that a listener may serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -239,6 +247,8 @@ pub struct Listener {
     pub local_port: u16,
     /// What it speaks.
     pub protocol: Protocol,
+    /// Whether nodes are told who the peer is; on `tcp` listeners.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// The Chia network, such as `mainnet`.
     pub network: String,
     /// The kinds of peers it serves.

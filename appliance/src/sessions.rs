@@ -132,7 +132,7 @@ impl Sessions for Factory {
     fn open(&mut self, now: Instant, arrival: &Arrival) -> Option<Box<dyn Session>> {
         let seed = self.next_seed();
         match self.kinds.get(usize::from(arrival.listener.0))? {
-            Kind::Relay(config) => Some(Box::new(Relay::new(*config, now))),
+            Kind::Relay(config) => Some(Box::new(Relay::new(*config, now, arrival.peer, arrival.local))),
             Kind::Gate(configs) => {
                 let config = configs.get(&arrival.local.ip())?.clone();
                 let gate = Gate::new(config, arrival.peer.ip(), seed, now);

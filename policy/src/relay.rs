@@ -2,8 +2,11 @@
 //!
 //! Each direction holds at most a fixed number of bytes, and none while nothing is under way.
 
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::collections::VecDeque;
+
+mod proxy;
 
 use crate::session::{Close, Done, End, Instant, Leg, Request, Session, Standing};
 use crate::verdict::Reason;
@@ -21,6 +24,8 @@ pub struct Config {
     pub stall: Duration,
     /// Silence in both directions after which the session ends.
     pub idle: Duration,
+    /// The node first gets a header that says who the peer is (PROXY protocol, version 2).
+    pub proxy_header: bool,
 }
 
 impl Default for Config {
@@ -31,6 +36,7 @@ impl Default for Config {
             dial: Duration::from_secs(15),
             stall: Duration::from_secs(60),
             idle: Duration::from_secs(3_600),
+            proxy_header: false,
         }
     }
 }
@@ -65,11 +71,13 @@ pub struct Relay {
     active: Instant,
     requests: VecDeque<Request>,
     verdict: Option<Reason>,
+    /// What the node gets before everything else.
+    header: Option<Box<[u8]>>,
 }
 
 impl Relay {
-    /// A session for a peer that has just connected.
-    pub fn new(config: Config, now: Instant) -> Relay {
+    /// A session for a `peer` that has just connected to `local`.
+    pub fn new(config: Config, now: Instant, peer: SocketAddr, local: SocketAddr) -> Relay {
         Relay {
             config,
             step: Step::Waiting,
@@ -80,6 +88,7 @@ impl Relay {
             active: now,
             requests: VecDeque::new(),
             verdict: None,
+            header: config.proxy_header.then(|| proxy::header(peer, local).into()),
         }
     }
 
@@ -241,6 +250,11 @@ impl Session for Relay {
                 self.active = now;
                 // All the proof that plain TCP has to offer; from here on the relay's own deadlines hold.
                 self.requests.push_back(Request::Standing(Standing::Proven));
+                if let Some(header) = self.header.take() {
+                    let after = core::mem::replace(&mut self.to_private.bytes, Vec::from(header).into());
+                    self.to_private.bytes.extend(after);
+                    self.to_private.stuck = Some(now);
+                }
                 self.to_private.stuck = self.to_private.stuck.map(|_| now);
                 if self.to_private.finished {
                     self.requests.push_back(Request::Close(Leg::Private, Close::Finish(Reason::Finished)));

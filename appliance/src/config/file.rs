@@ -148,6 +148,8 @@ pub(super) struct Listener {
     pub(super) local_port: Spanned<i64>,
     pub(super) protocol: Spanned<Protocol>,
     #[serde(default)]
+    pub(super) proxy_protocol: Option<Spanned<super::ProxyProtocol>>,
+    #[serde(default)]
     pub(super) network: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) types: Option<Spanned<Vec<Spanned<super::PeerType>>>>,

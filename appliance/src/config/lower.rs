@@ -335,6 +335,7 @@ impl Lowering<'_> {
             address,
             local_port: u16::try_from(local_port).unwrap_or(1),
             protocol: *file.protocol.get_ref(),
+            proxy_protocol: file.proxy_protocol.as_ref().map(|version| *version.get_ref()),
             network: file.network.as_ref().map_or("mainnet", |n| n.get_ref()).to_owned(),
             types: types.unwrap_or_else(|| vec![PeerType::FullNode]),
             pool: pool.unwrap_or_default(),
@@ -388,9 +389,19 @@ impl Lowering<'_> {
         }
     }
 
-    /// `network` and `types` mean nothing to bytes that nobody reads.
+    /// `network` and `types` mean nothing to bytes that nobody reads, and a node would not understand a proxy's header.
     fn chia_only(&mut self, file: &file::Listener) {
         if *file.protocol.get_ref() == Protocol::Chia {
+            if let Some(header) = &file.proxy_protocol {
+                self.error(
+                    Diagnostic::error(
+                        header.span(),
+                        "a Chia node knows no PROXY protocol",
+                        "expected with `protocol = \"tcp\"` alone",
+                    )
+                    .context(file.protocol.span(), "this one leads to Chia nodes"),
+                );
+            }
             return;
         }
         let network = file.network.as_ref().map(Spanned::span);

@@ -12,7 +12,12 @@ use crate::verdict::Reason;
 const NOW: Instant = Duration::from_secs(5);
 
 fn relay() -> Relay {
-    Relay::new(Config::default(), NOW)
+    new(Config::default())
+}
+
+fn new(config: Config) -> Relay {
+    let end = |text: &str| text.parse().expect("an address");
+    Relay::new(config, NOW, end("198.51.100.7:40000"), end("203.0.113.1:443"))
 }
 
 fn requests(relay: &mut Relay) -> Vec<String> {
@@ -52,6 +57,22 @@ fn a_silent_peer_gets_its_node_after_a_short_wait() {
     relay.complete(at, Done::Dialled);
     relay.receive(at, Leg::Private, &mut b"220 ready".to_owned());
     assert_eq!(sent(&mut relay, Leg::Public), b"220 ready");
+}
+
+#[test]
+fn a_node_that_wants_to_know_hears_first_who_the_peer_is() {
+    for says in [&b"hello"[..], b""] {
+        let mut relay = new(Config { proxy_header: true, ..Config::default() });
+        relay.receive(NOW, Leg::Public, &mut says.to_owned());
+        relay.advance(NOW + Duration::from_secs(1));
+        assert_eq!(sent(&mut relay, Leg::Private), b"");
+        relay.complete(NOW, Done::Dialled);
+        let first = sent(&mut relay, Leg::Private);
+        assert_eq!((&first[..12], &first[28..]), (&b"\r\n\r\n\0\r\nQUIT\n"[..], says));
+        assert_eq!(first[16..28], [198, 51, 100, 7, 203, 0, 113, 1, 0x9c, 0x40, 1, 0xbb]);
+        relay.receive(NOW, Leg::Public, &mut b"more".to_owned());
+        assert_eq!(sent(&mut relay, Leg::Private), b"more");
+    }
 }
 
 #[test]
@@ -149,7 +170,7 @@ proptest! {
     fn streams_arrive_as_they_were_sent(
         moves in prop::collection::vec((any::<bool>(), 1_usize..200, 1_usize..200), 1..200),
     ) {
-        let mut relay = Relay::new(Config { buffer: 300, ..Config::default() }, NOW);
+        let mut relay = new(Config { buffer: 300, ..Config::default() });
         relay.receive(NOW, Leg::Public, &mut []);
         relay.advance(NOW + Duration::from_secs(1));
         relay.complete(NOW, Done::Dialled);
