@@ -154,7 +154,7 @@ pub fn core(
         listener_pools: config.listeners.iter().map(|listener| listener.pool).collect(),
         errands: config.listeners.iter().map(errand).collect(),
         pools: pools(config),
-        own_nodes: config.identity.iter().flat_map(|i| &i.own_nodes).map(|id| PeerId(*id)).collect(),
+        own_nodes: own_nodes(config),
         work_queue: limits.work_queue,
         events: limits.events.max(64),
     }
@@ -223,6 +223,11 @@ pub fn pools(config: &Config) -> Vec<PoolConfig> {
         config.mode != Mode::Tap && config.listeners.iter().any(speaks)
     };
     config.pools.iter().enumerate().map(|(index, one)| pool(one, watched(index))).collect()
+}
+
+/// Identities of nodes that no pool has.
+pub fn own_nodes(config: &Config) -> Vec<PeerId> {
+    config.identity.iter().flat_map(|i| &i.own_nodes).map(|id| PeerId(*id)).collect()
 }
 
 fn errand(listener: &Listener) -> Errand {

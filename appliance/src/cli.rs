@@ -19,7 +19,7 @@ use crate::identity::Secret;
 use crate::management::{self, Request, Response};
 use crate::rules::why::WhyArgs;
 use crate::rules::{Policy, PolicyError};
-use crate::{bans, check, explain, rules, run};
+use crate::{bans, check, explain, nodes, rules, run};
 
 #[derive(Parser)]
 #[command(
@@ -74,6 +74,19 @@ enum Command {
     /// Show the last session events of a running appliance: who was connected to which node, who was closed and why
     #[command(after_help = "Example:\n  hedgerow events --json | jq 'select(.event == \"closed\")'")]
     Events(ClientArgs),
+    /// Show, add, remove and weigh the nodes of a running appliance
+    #[command(
+        after_help = "Examples:\n  hedgerow nodes\n  hedgerow nodes add d=10.0.1.14:8444\n  hedgerow nodes weigh a 3\n\nStates: up, degraded (slow, or it refuses our light peer), lagging (behind, or on a lighter fork), syncing, down, draining, maintenance."
+    )]
+    Nodes(nodes::cli::NodesArgs),
+    /// Take a node out of service gently, or the whole appliance before a restart
+    #[command(
+        after_help = "Examples:\n  hedgerow drain a                 until `hedgerow undrain a`\n  hedgerow drain a --for 20m       back by itself\n  hedgerow drain self              ends the appliance once nobody is left\n\nNew sessions go elsewhere at once. Those that are there end one by one, idle ones first, with a code that makes peers come back."
+    )]
+    Drain(nodes::cli::DrainArgs),
+    /// Put a node, or the appliance, back into service
+    #[command(after_help = "Example:\n  hedgerow undrain a")]
+    Undrain(nodes::cli::UndrainArgs),
     /// Show, set and lift bans of a running appliance
     #[command(subcommand)]
     Bans(bans::cli::BansCommand),
@@ -194,6 +207,9 @@ pub fn main() -> ExitCode {
         Command::Policy(command) => rules::cli::policy(&command),
         Command::Status(args) => status(&args),
         Command::Events(args) => events(&args),
+        Command::Nodes(args) => nodes::cli::nodes(args),
+        Command::Drain(args) => nodes::cli::drain(args),
+        Command::Undrain(args) => nodes::cli::undrain(args),
         Command::Bans(command) => bans::cli::run(&command),
         Command::Explain { reason, all: _, markdown } => explain_reason(reason.as_deref(), markdown),
         #[cfg(feature = "lab")]

@@ -98,18 +98,19 @@ pub struct Books {
 impl Commons {
     /// What `cores` cores share; `wake` is called with a core's number when a letter waits for it.
     pub fn new(config: &CoreConfig, cores: u16, wake: Wake, now: Instant) -> Arc<Self> {
-        Arc::new(Commons::with_pools(&config.pools, config.own_nodes.clone(), cores, wake, now))
+        Commons::over(&config.pools, config.own_nodes.clone(), cores, wake, now)
     }
 
-    fn with_pools(
+    /// The same over these pools, where the rest of a core's configuration is not there yet.
+    pub fn over(
         pools: &[PoolConfig],
         own_nodes: Vec<PeerId>,
         cores: u16,
         wake: Wake,
         now: Instant,
-    ) -> Self {
+    ) -> Arc<Self> {
         let cores = cores.max(1);
-        Commons {
+        Arc::new(Commons {
             books: Mutex::new(Books {
                 pools: pools.iter().map(|pool| Pool::new(pool.clone(), now)).collect(),
                 drained: None,
@@ -121,7 +122,7 @@ impl Commons {
             }),
             mail: (0..cores).map(|_| AtomicBool::new(false)).collect(),
             wake,
-        }
+        })
     }
 
     /// The same for a core that is alone.

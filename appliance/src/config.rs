@@ -151,6 +151,8 @@ pub struct Management {
     pub socket: PathBuf,
     /// A file that session events are appended to, as JSON lines.
     pub events: Option<PathBuf>,
+    /// Where changes to nodes are kept across restarts; without it they end with the process.
+    pub nodes: Option<PathBuf>,
 }
 
 /// How frames are taken from a device.
@@ -452,6 +454,11 @@ impl Config {
             Some(config) if !report.is_fatal() => Ok((config, report)),
             _ => Err(report),
         }
+    }
+
+    /// Place of the port that leads to an address, by longest prefix.
+    pub fn way_to(&self, address: IpAddr) -> Option<usize> {
+        lower::way_to(self.ports.iter(), address)
     }
 
     /// Reads a configuration file.

@@ -7,6 +7,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::bell::Bell;
 use crate::config::Config;
+use crate::nodes::Nodes;
 use crate::pulse::Pulse;
 use crate::rules::keeper::Keeper;
 use crate::status::{Report, Status};
@@ -89,12 +90,13 @@ pub struct Control {
     lines: Arc<[Line]>,
     started: Instant,
     policy: Option<Arc<Keeper>>,
+    nodes: Option<Arc<Nodes>>,
 }
 
 impl Control {
     /// The way to the shards at the other ends of `lines`, which run `config` from now on.
     pub fn new(config: Arc<Config>, lines: Vec<Line>) -> Control {
-        Control { config, lines: lines.into(), started: Instant::now(), policy: None }
+        Control { config, lines: lines.into(), started: Instant::now(), policy: None, nodes: None }
     }
 
     /// The same for an appliance whose policy can be changed.
@@ -102,6 +104,18 @@ impl Control {
     pub fn with_policy(mut self, policy: Arc<Keeper>) -> Control {
         self.policy = Some(policy);
         self
+    }
+
+    /// The same for an appliance whose nodes can be changed.
+    #[must_use]
+    pub fn with_nodes(mut self, nodes: Arc<Nodes>) -> Control {
+        self.nodes = Some(nodes);
+        self
+    }
+
+    /// Where nodes are changed.
+    pub fn nodes(&self) -> Option<&Arc<Nodes>> {
+        self.nodes.as_ref()
     }
 
     /// Who keeps the policy.

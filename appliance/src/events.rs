@@ -16,13 +16,14 @@ use serde::{Deserialize, Serialize};
 use crate::bans::{Change, Origin, text};
 use crate::config::Config;
 use crate::core::{Happened, SessionEvent};
+use crate::pool::duty::News;
 
 /// An event as it is written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EventLine {
     /// Milliseconds since the Unix epoch.
     pub unix_ms: u64,
-    /// `dialled`, `alarm`, `closed`, `ban_set` or `ban_lifted`.
+    /// `dialled`, `alarm`, `closed`, `node`, `ban_set` or `ban_lifted`.
     pub event: String,
     /// The session's number in this run; none for a ban.
     #[serde(default, skip_serializing_if = "is_none")]
@@ -30,7 +31,7 @@ pub struct EventLine {
     /// The listener's name; none for a ban.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub listener: String,
-    /// The peer's address and port; for a ban its prefix.
+    /// The peer's address and port; for a ban its prefix, for a node its pool.
     pub peer: String,
     /// The peer's identity, where it showed one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,7 +39,7 @@ pub struct EventLine {
     /// The node that it was connected to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// Why it ended; see `hedgerow explain`.
+    /// Why it ended; see `hedgerow explain`. For a node: what it is now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What exactly was refused: the message, the field and the byte, the limit; or what the alarm is about.
@@ -108,6 +109,27 @@ impl EventLine {
             }
         }
         line
+    }
+
+    /// Something about a node of a pool.
+    pub fn node(config: &Config, unix_ms: u64, news: &News) -> EventLine {
+        EventLine {
+            unix_ms,
+            event: "node".to_owned(),
+            session: 0,
+            listener: String::new(),
+            peer: config.pools.get(news.pool).map_or_else(String::new, |pool| pool.name.clone()),
+            id: None,
+            node: Some(news.node.clone()),
+            reason: Some(news.state.to_owned()),
+            detail: Some(news.detail.clone()),
+            flow_reason: None,
+            seconds: None,
+            bytes_from_peer: None,
+            bytes_from_node: None,
+            origin: None,
+            until: None,
+        }
     }
 
     /// A ban that was set or lifted.
@@ -261,6 +283,11 @@ impl std::fmt::Display for EventLine {
         write!(f, "{}.{:03}", self.unix_ms / 1_000, self.unix_ms % 1_000)?;
         if let Some(origin) = self.origin {
             return self.write_ban(f, origin);
+        }
+        if self.event == "node" {
+            let [node, state, detail] =
+                [&self.node, &self.reason, &self.detail].map(|text| text.as_deref().unwrap_or_default());
+            return write!(f, " node {node} of {}: {state} ({detail})", self.peer);
         }
         write!(f, " session {} {} from {} at {}", self.session, self.event, self.peer, self.listener)?;
         if let Some(node) = &self.node {

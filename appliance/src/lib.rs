@@ -24,6 +24,7 @@ pub mod identity;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod management;
+pub mod nodes;
 pub mod pool;
 pub mod pulse;
 pub mod rules;

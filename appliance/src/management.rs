@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::bans::{Ban, Bans, Book, Origin, text};
 use crate::control::Control;
 use crate::events::{EventLine, Recent};
+use crate::nodes::{self, Change};
 use crate::rules::history::{By, Version};
 use crate::rules::keeper::{Keeper, Outcome, Wish};
 use crate::rules::witness::Report;
@@ -60,6 +61,8 @@ pub enum Request {
         /// These; without any, all.
         prefixes: Vec<String>,
     },
+    /// Changes nodes, or shows them.
+    Nodes(Change),
     /// Reads the policy anew.
     Reload(Wish),
     /// Keeps the policy that waits for it.
@@ -90,6 +93,8 @@ pub enum Response {
     Confirmed(u64),
     /// To [`Request::ReloadHistory`].
     Policies(Vec<Version>),
+    /// To [`Request::Nodes`].
+    Nodes(nodes::Answer),
     /// To [`Request::Report`].
     Report(Box<Report>),
     /// It could not be done.
@@ -164,6 +169,10 @@ impl Desk {
                 Response::Status(Box::new(status))
             }
             Request::Events => Response::Events(self.recent.lines()),
+            Request::Nodes(change) => match self.control.nodes() {
+                Some(nodes) => nodes.change(&change).map_or_else(Response::Error, Response::Nodes),
+                None => Response::Error("this appliance has no nodes that could be changed".to_owned()),
+            },
             Request::Bans => Response::Bans(self.bans.all()),
             Request::Ban { list, reason, seconds, origin } => self.ban(&list, &reason, seconds, origin),
             Request::Lift { prefixes } => self.lift(&prefixes),

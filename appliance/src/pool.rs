@@ -314,6 +314,11 @@ impl Pool {
         self.queues.iter().map(VecDeque::len).sum()
     }
 
+    /// Whether nobody waits and no node has a session.
+    pub fn is_empty(&self) -> bool {
+        self.waiting() == 0 && self.nodes.iter().all(|node| node.sessions + node.dialling == 0)
+    }
+
     /// Sessions of peers that hold a slot.
     pub fn taken(&self) -> usize {
         self.taken

@@ -32,6 +32,7 @@ use crate::control::{self, Commands, Control, Line};
 use crate::events::{EventLine, EventSink, Feed};
 use crate::identity::{Secret, random};
 use crate::management;
+use crate::nodes::Nodes;
 use crate::rules::history::By;
 use crate::rules::keeper::{self, Keeper};
 use crate::rules::witness::Witness;
@@ -69,7 +70,10 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let bans = open_bans(&config, ports.len() as u16, &sink)?;
     let witness = Arc::new(Witness::new(|| unix_now().as_secs()));
     let keeper = open_policy(&config, &bans, &witness, &bells)?;
-    let control = control.with_policy(keeper.clone());
+    let watch = Watch::start();
+    let commons = commons(&config, &bells, &watch);
+    let nodes = open_nodes(&config, &commons, &watch)?;
+    let control = control.with_policy(keeper.clone()).with_nodes(nodes.clone());
     let path = config.management.socket.clone();
     let _socket = management::serve(&path, control.clone(), sink.recent(), bans.clone())
         .map_err(|e| RunError::Socket(path, e))?;
@@ -78,7 +82,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
         Workers::start(config.cores.workers, &bells).map_err(|e| RunError::System("worker threads", e))?;
 
     keeper.watch().map_err(|e| RunError::System("the policy's thread", e))?;
-    let shards = prepare(&config, &secret, &bells, (&bans, &witness), ports, desks)?;
+    let shards = prepare(&config, &secret, (&bells, &watch), &commons, (&bans, &witness), ports, desks)?;
     drop(bans);
     let (ended, ends) = unbounded();
     for (((parts, commands), number), core) in shards.into_iter().zip(commands).zip(0..).zip(cores) {
@@ -90,7 +94,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
         tracing::warn!("{problem}");
     }
     announce(&config);
-    let result = wait(&control, &ends, kept);
+    let result = wait(&control, &ends, kept, &nodes);
     tracing::info!("stopped");
     result
 }
@@ -136,6 +140,31 @@ fn open_policy(
     Keeper::open(setup).map_err(RunError::Policy)
 }
 
+/// Rings a shard's bell.
+fn wake(bells: &[Arc<Bell>]) -> Wake {
+    let bells = bells.to_vec();
+    Box::new(move |shard| {
+        if let Some(bell) = bells.get(usize::from(shard)) {
+            bell.ring();
+        }
+    })
+}
+
+/// What the shards share about sessions.
+fn commons(config: &Config, bells: &[Arc<Bell>], watch: &Watch) -> Arc<Commons> {
+    let (pools, own_nodes) = (assemble::pools(config), assemble::own_nodes(config));
+    Commons::over(&pools, own_nodes, bells.len() as u16, wake(bells), watch.now())
+}
+
+/// Takes up the changes to nodes that were kept.
+fn open_nodes(config: &Arc<Config>, commons: &Arc<Commons>, watch: &Watch) -> Result<Arc<Nodes>, RunError> {
+    let watch = watch.clone();
+    let opened =
+        Nodes::open(config.clone(), commons.clone(), Box::new(move || watch.now()), || unix_now().as_secs());
+    let file = config.management.nodes.clone().unwrap_or_else(|| "nodes".into());
+    opened.map_err(|e| RunError::Nodes(file, e))
+}
+
 /// Starts a shard's thread, which sends how it ended.
 fn start(
     number: u16,
@@ -175,10 +204,16 @@ fn wait(
     control: &Control,
     ends: &Receiver<(u16, Result<(), RunError>)>,
     mut kept: Vec<share::Kept>,
+    nodes: &Nodes,
 ) -> Result<(), RunError> {
     let mut result = Ok(());
     let mut late: Option<std::time::Instant> = None;
     loop {
+        if late.is_none() && nodes.may_end() {
+            tracing::info!("drained: the appliance ends");
+            late = Some(std::time::Instant::now() + DRAIN + LOOK * 5);
+            control.stop();
+        }
         let failed = match ends.recv_timeout(LOOK) {
             Ok((_, outcome)) => Some(outcome),
             Err(RecvTimeoutError::Timeout) => share::check(&mut kept).err().map(Err),
@@ -205,7 +240,8 @@ fn wait(
 fn prepare(
     config: &Arc<Config>,
     secret: &Secret,
-    bells: &[Arc<Bell>],
+    (bells, watch): (&[Arc<Bell>], &Watch),
+    commons: &Arc<Commons>,
     (bans, witness): (&Arc<Bans>, &Arc<Witness>),
     ports: Vec<Vec<Device>>,
     desks: Vec<Desk>,
@@ -213,17 +249,7 @@ fn prepare(
     let randomness = || random().map_err(|e| RunError::System("randomness", e));
     let clock = Clock::at(unix_now());
     let kinds = assemble::kinds(config, secret, &Settings::new(clock.clone())).map_err(RunError::Assemble)?;
-    let watch = Watch::start();
-    let started = watch.now();
     let count = ports.len() as u16;
-    let wake = || -> Wake {
-        let bells = bells.to_vec();
-        Box::new(move |shard| {
-            if let Some(bell) = bells.get(usize::from(shard)) {
-                bell.ring();
-            }
-        })
-    };
     let exchange = match ports.first() {
         Some(first) if count > 1 => {
             let frame_bytes = first.iter().map(|port| port.abilities().frame_bytes).collect();
@@ -233,22 +259,19 @@ fn prepare(
                 frame_bytes,
                 seed: randomness()?,
             };
-            Some(Exchange::new(&size, wake()))
+            Some(Exchange::new(&size, wake(bells)))
         }
         _ => None,
     };
-    let mut commons: Option<Arc<Commons>> = None;
     let mut shards = Vec::new();
     for ((ports, desk), index) in ports.into_iter().zip(desks).zip(0..) {
         let abilities: Vec<_> = ports.iter().map(|port| port.abilities()).collect();
         let place = Place { index, shards: count, exchange: exchange.clone() };
         let core_config = assemble::core(config, &abilities, secret, randomness()?, place);
-        let commons =
-            commons.get_or_insert_with(|| Commons::new(&core_config, count, wake(), started)).clone();
         shards.push(Parts {
             config: config.clone(),
             core_config,
-            commons,
+            commons: commons.clone(),
             ports,
             desk: Some(desk).filter(|_| config.cores.workers > 0),
             kinds: kinds.clone(),

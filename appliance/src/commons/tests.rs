@@ -26,7 +26,7 @@ fn books(cores: u16) -> Arc<Commons> {
         ..PoolConfig::default()
     };
     let own_nodes = vec![PeerId([9; 32])];
-    Arc::new(Commons::with_pools(&[pool], own_nodes, cores, Box::new(|_| {}), NOW))
+    Commons::over(&[pool], own_nodes, cores, Box::new(|_| {}), NOW)
 }
 
 fn ticket(core: u16, index: u32) -> Ticket {

@@ -106,6 +106,7 @@ impl<'de> Deserialize<'de> for CoreChoice {
 pub(super) struct Management {
     pub(super) socket: Option<Spanned<PathBuf>>,
     pub(super) events: Option<Spanned<PathBuf>>,
+    pub(super) nodes: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Deserialize)]

@@ -132,8 +132,12 @@ impl Lowering<'_> {
 
     /// An empty path would make a socket without a name, which has no owner either.
     fn management(&mut self, file: file::Management) -> Management {
-        for path in
-            file.socket.iter().chain(&file.events).filter(|path| path.get_ref().as_os_str().is_empty())
+        for path in file
+            .socket
+            .iter()
+            .chain(&file.events)
+            .chain(&file.nodes)
+            .filter(|path| path.get_ref().as_os_str().is_empty())
         {
             self.error(Diagnostic::error(path.span(), "the path is empty", "expected the path of a file"));
         }
@@ -160,6 +164,7 @@ impl Lowering<'_> {
         Management {
             socket: file.socket.map_or_else(|| SOCKET.into(), Spanned::into_inner),
             events: file.events.map(Spanned::into_inner),
+            nodes: file.nodes.map(Spanned::into_inner),
         }
     }
 
@@ -266,8 +271,7 @@ impl Lowering<'_> {
             ));
             return None;
         }
-        let found = ports.0.iter().enumerate().filter_map(|(i, p)| Some((distance(&p.value, node)?, i)));
-        let best = found.max_by_key(|(length, index)| (*length, usize::MAX - index));
+        let best = way_to(ports.0.iter().map(|port| &port.value), node);
         if best.is_none() && self.complete {
             let prefixes = ports.0.iter().flat_map(|p| &p.value.addresses).map(|a| a.network().to_string());
             let prefixes = prefixes.collect::<Vec<_>>().join(", ");
@@ -283,7 +287,7 @@ impl Lowering<'_> {
                 )),
             );
         }
-        best.map(|(_, index)| index)
+        best
     }
 
     fn listeners(
@@ -543,6 +547,12 @@ impl Lowering<'_> {
 
 fn bits(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// Place of the port that leads to `address`: the first of those with the longest prefix.
+pub(super) fn way_to<'a>(ports: impl Iterator<Item = &'a Port>, address: IpAddr) -> Option<usize> {
+    let found = ports.enumerate().filter_map(|(index, port)| Some((distance(port, address)?, index)));
+    found.max_by_key(|(length, index)| (*length, usize::MAX - index)).map(|(_, index)| index)
 }
 
 /// Length of the longest prefix by which `port` reaches `address`; its default gateway counts as zero.

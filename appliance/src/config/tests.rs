@@ -57,8 +57,18 @@ fn the_examples_comments_show_the_defaults() {
         let setting = line.strip_prefix("# ").filter(|line| !line.contains("this machine"));
         let setting =
             setting.filter(|line| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')));
-        let optional =
-            ["events = \"", "vlan", "routes", "own_nodes", "certificate", "key", "address", "file", "policy"];
+        let optional = [
+            "events = \"",
+            "vlan",
+            "routes",
+            "own_nodes",
+            "certificate",
+            "key",
+            "address",
+            "file",
+            "policy",
+            "node_",
+        ];
         setting.filter(|line| !optional.iter().any(|word| line.starts_with(word))).unwrap_or(line)
     });
     let shown = lines.collect::<Vec<_>>().join("\n");

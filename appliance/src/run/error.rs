@@ -28,6 +28,8 @@ pub enum RunError {
     Events(PathBuf, std::io::Error),
     /// The ban file cannot be read.
     Bans(PathBuf, std::io::Error),
+    /// The file of changes to nodes cannot be read.
+    Nodes(PathBuf, std::io::Error),
     /// The policy cannot be used.
     Policy(PolicyError),
     /// The core that the configuration names is not there.
@@ -57,6 +59,9 @@ impl fmt::Display for RunError {
                 "the ban file {}: {error}; its directory must exist and be writable, see `bans.file`",
                 path.display()
             ),
+            RunError::Nodes(path, error) => {
+                write!(f, "the file of changes to nodes {}: {error}, see `management.nodes`", path.display())
+            }
             RunError::Policy(error) => error.fmt(f),
             RunError::Events(path, error) => write!(
                 f,

@@ -139,6 +139,10 @@ impl Loop {
         let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
         let progress = self.core.step(now, unix_ms).map_err(|fault| port_fault(&self.config, fault))?;
         self.commands.pulse.enter(Phase::Commands);
+        while let Some(news) = self.core.news() {
+            tracing::info!(node = news.node, state = news.state, "{}", news.detail);
+            self.feed.send(EventLine::node(&self.config, unix_ms, &news));
+        }
         while let Some(event) = self.core.event() {
             self.feed.send(EventLine::new(&self.config, &event));
         }
