@@ -355,7 +355,8 @@ impl<'a> Identities<'a> {
             };
             let gate = gate::Config {
                 listener: index as u16,
-                privacy: privacy(config, SocketAddr::new(address, listener.local_port)),
+                privacy: (!listener.backend)
+                    .then(|| privacy(config, SocketAddr::new(address, listener.local_port))),
                 types: listener
                     .types
                     .iter()
@@ -373,10 +374,10 @@ impl<'a> Identities<'a> {
     }
 }
 
-/// What stays inside: all nodes' addresses, and the appliance's own on ports without a listener.
+/// What stays inside: all nodes' addresses, and the appliance's own on ports that no peer comes to.
 fn privacy(config: &Config, service: SocketAddr) -> Privacy {
-    let listens = |number: &usize| config.listeners.iter().any(|listener| listener.port == *number);
-    let inner = config.ports.iter().enumerate().filter(|(number, _)| !listens(number));
+    let public: Vec<usize> = config.listeners.iter().filter(|l| !l.backend).map(|l| l.port).collect();
+    let inner = config.ports.iter().enumerate().filter(|(number, _)| !public.contains(number));
     Privacy {
         nodes: config.pools.iter().flat_map(|pool| &pool.nodes).map(|node| node.address.ip()).collect(),
         inner: inner.flat_map(|(_, port)| &port.addresses).map(|own| own.address).collect(),

@@ -165,8 +165,8 @@ pub struct Config {
     /// What the node is told as the peer's server port: `Some(0)` where the node sees our address instead of the peer's,
     /// `None` to pass on what the peer said.
     pub server_port: Option<u16>,
-    /// Addresses that the node's messages do not carry outward.
-    pub privacy: Privacy,
+    /// Addresses that the node's messages do not carry outward; `None`: the peer is one of us and hears all.
+    pub privacy: Option<Privacy>,
     /// The `Host` of the request that nodes get.
     pub host: String,
     /// How long each step may take.
@@ -194,7 +194,7 @@ impl Config {
             types: NodeTypes::NONE.with(NodeType::FullNode),
             rules: Arc::default(),
             server_port: Some(0),
-            privacy: Privacy::default(),
+            privacy: Some(Privacy::default()),
             host: "node".to_owned(),
             deadlines: Deadlines::default(),
             limits: Limits::default(),

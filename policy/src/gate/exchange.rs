@@ -301,7 +301,7 @@ impl Exchange {
             inspector: self.inspector.as_deref_mut(),
             writer: &mut self.public.writer,
             tally: &mut self.tally,
-            privacy: &self.config.privacy,
+            privacy: self.config.privacy.as_ref(),
         };
         (&mut self.outbound, back)
     }

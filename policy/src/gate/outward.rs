@@ -17,7 +17,7 @@ pub(super) struct Back<'a> {
     pub(super) inspector: Option<&'a mut Inspector>,
     pub(super) writer: &'a mut Writer,
     pub(super) tally: &'a mut Tally,
-    pub(super) privacy: &'a Privacy,
+    pub(super) privacy: Option<&'a Privacy>,
 }
 
 /// The node's message under way.
@@ -170,7 +170,10 @@ impl Outbound {
             back.tally.addresses_withheld += 1;
             return;
         }
-        let body = back.privacy.edit(envelope.kind, body, back.tally);
+        let body = match back.privacy {
+            Some(privacy) => privacy.edit(envelope.kind, body, back.tally),
+            None => body,
+        };
         // A header ends with the length of the body.
         if let Some(length) = header.last_chunk_mut() {
             *length = (body.len() as u32).to_be_bytes();

@@ -48,7 +48,7 @@ fn a_list_of_peers_carries_no_inner_address_outward() {
         inner: vec![],
         service: Some(service),
     };
-    let mut world = World::configured(|config| config.privacy = privacy).opened();
+    let mut world = World::configured(|config| config.privacy = Some(privacy)).opened();
     let answer =
         |hosts: &[&str]| Message { id: Some(7), ..Message::new(number::RESPOND_PEERS, list(hosts)) }.encode();
     let (sent, expected) = (
