@@ -5,6 +5,7 @@
 //! sessions what happened, moves bytes between flows and sessions, runs at most one cryptographic step, and sends.
 
 mod conduct;
+mod denials;
 mod dial;
 mod guard;
 mod pump;
@@ -293,6 +294,7 @@ impl<P: Port> Core<P> {
         self.tell_utc(now, unix_ms);
         self.take_in_force();
         self.go_on_adopting();
+        let telling = self.tell_denials();
         self.pulse.enter(Phase::Receiving);
         let known = self.receive(now, Lane::Known)? + self.receive_handed(now)?;
         let received = known + self.receive(now, Lane::Stranger)?;
@@ -312,7 +314,8 @@ impl<P: Port> Core<P> {
         self.take_events(now);
         self.pulse.enter(Phase::Sending);
         let sent = self.send(now)?;
-        let pending = worked || !self.ready.is_empty() || !self.adopting.is_empty() || self.has_mail();
+        let pending =
+            worked || telling || !self.ready.is_empty() || !self.adopting.is_empty() || self.has_mail();
         Ok(Progress { received, sent, pending })
     }
 

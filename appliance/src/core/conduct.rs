@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::Port;
-use hedgerow_dataplane::wire::Prefix;
 use hedgerow_policy::chia::NodeType;
 use hedgerow_policy::rules::{Action, Enforcement, Response, Who};
 use hedgerow_policy::{Leg, Standing, verdict};
 
 use super::Core;
+use super::denials::Denials;
 use super::pump::KNOWN_AFTER;
 use super::seats::{Dial, Seat};
 use crate::bans::{Bans, score};
@@ -26,6 +26,8 @@ pub(super) struct Enforced {
     bans: Arc<Bans>,
     reader: Reader,
     current: Arc<InForce>,
+    /// What the ports know of who is denied.
+    denials: Denials,
 }
 
 impl Enforced {
@@ -40,7 +42,7 @@ impl<P: Port> Core<P> {
     /// Refuses who is banned and goes by the policy from now on, and reports who should be banned.
     pub fn enforce(&mut self, bans: Arc<Bans>) {
         let reader = bans.swap().reader(self.number);
-        self.bans = Some(Enforced { bans, reader, current: Arc::default() });
+        self.bans = Some(Enforced { bans, reader, current: Arc::default(), denials: Denials::default() });
         self.take_in_force();
     }
 
@@ -51,14 +53,8 @@ impl<P: Port> Core<P> {
         let former = std::mem::replace(&mut enforced.current, new.clone());
         let shadow = enforced.is_shadow();
         let list = if shadow { Arc::default() } else { new.deny.clone() };
-        self.shard.set_deny(list, new.ends.clone().filter(|_| !shadow));
-        if !shadow {
-            for attached in &mut self.ports {
-                differences(former.deny.prefixes(), new.deny.prefixes(), |prefix, on| {
-                    attached.port.deny(prefix, on);
-                });
-            }
-        }
+        self.shard.set_deny(list.clone(), new.ends.clone().filter(|_| !shadow));
+        enforced.denials.aim(list);
         if let Some(policy) = new.policy.as_ref().filter(|_| new.number != former.number) {
             self.shard.set_friends(policy.friends.clone());
             if let Some(quotas) = &policy.quotas {
@@ -70,6 +66,16 @@ impl<P: Port> Core<P> {
         if let Some(enforced) = &self.bans {
             enforced.bans.swap().taken(&enforced.reader);
         }
+    }
+
+    /// Tells the ports of some more prefixes that are denied, or no longer; whether there are others. Each may cost a system
+    /// call, and the shard refuses all of them in any case.
+    pub(super) fn tell_denials(&mut self) -> bool {
+        let Some(enforced) = &mut self.bans else { return false };
+        let ports = &mut self.ports;
+        enforced
+            .denials
+            .go_on(|prefix, on| ports.iter_mut().for_each(|attached| attached.port.deny(prefix, on)))
     }
 
     /// Hands the policy in force to some of the sessions that stand, where the operator wants that.
@@ -157,49 +163,5 @@ impl<P: Port> Core<P> {
         {
             self.shard.commend(flow);
         }
-    }
-}
-
-/// Tells which prefixes of two sorted lists came and which went.
-fn differences(former: &[Prefix], latter: &[Prefix], mut tell: impl FnMut(Prefix, bool)) {
-    let (mut old, mut new) = (former.iter().peekable(), latter.iter().peekable());
-    loop {
-        match (old.peek(), new.peek()) {
-            (Some(a), Some(b)) if a == b => {
-                old.next();
-                new.next();
-            }
-            (Some(&&a), other) if other.is_none_or(|b| a < **b) => {
-                tell(a, false);
-                old.next();
-            }
-            (_, Some(&&b)) => {
-                tell(b, true);
-                new.next();
-            }
-            _ => return,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_hear_of_what_changed_only() {
-        let list = |texts: &[&str]| -> Vec<Prefix> {
-            let mut list: Vec<Prefix> = texts.iter().map(|text| text.parse().unwrap()).collect();
-            list.sort();
-            list
-        };
-        let former = list(&["10.0.0.0/8", "192.0.2.0/24", "2001:db8::/32"]);
-        let latter = list(&["10.0.0.0/9", "192.0.2.0/24", "203.0.113.7"]);
-        let mut told = Vec::new();
-        differences(&former, &latter, |prefix, on| {
-            told.push(format!("{}{prefix}", if on { '+' } else { '-' }))
-        });
-        told.sort();
-        assert_eq!(told, ["+10.0.0.0/9", "+203.0.113.7/32", "-10.0.0.0/8", "-2001:db8::/32"]);
     }
 }
