@@ -7,7 +7,7 @@ use hedgerow_dataplane::screen::DenyList;
 use hedgerow_dataplane::wire::Prefix;
 
 /// Prefixes that ports are told of in one round.
-const A_ROUND: usize = 32;
+const A_ROUND: usize = 16;
 
 /// From one sorted list to another, as far as ports know.
 #[derive(Debug, Default)]

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether they have, a confirmation is overdue, or a watched file has changed.
 const LOOK: Duration = Duration::from_millis(500);
 /// How far a thread that reads policies stands back.
-const NICE: i32 = 10;
+const NICE: i32 = 19;
 /// Longest time that a confirmation may be waited for.
 pub const CONFIRM_MAX: Duration = Duration::from_secs(86_400);
 
