@@ -294,7 +294,7 @@ impl<P: Port> Core<P> {
         self.tell_utc(now, unix_ms);
         self.take_in_force();
         self.go_on_adopting();
-        let telling = self.tell_denials();
+        self.tell_denials(now);
         self.pulse.enter(Phase::Receiving);
         let known = self.receive(now, Lane::Known)? + self.receive_handed(now)?;
         let received = known + self.receive(now, Lane::Stranger)?;
@@ -314,8 +314,7 @@ impl<P: Port> Core<P> {
         self.take_events(now);
         self.pulse.enter(Phase::Sending);
         let sent = self.send(now)?;
-        let pending =
-            worked || telling || !self.ready.is_empty() || !self.adopting.is_empty() || self.has_mail();
+        let pending = worked || !self.ready.is_empty() || !self.adopting.is_empty() || self.has_mail();
         Ok(Progress { received, sent, pending })
     }
 

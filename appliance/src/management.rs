@@ -20,7 +20,7 @@ use crate::control::Control;
 use crate::events::{EventLine, Recent};
 use crate::nodes::{self, Change};
 use crate::rules::history::{By, Version};
-use crate::rules::keeper::{Keeper, Outcome, Wish};
+use crate::rules::keeper::{Keeper, Outcome, Wish, stand_back};
 use crate::rules::witness::Report;
 use crate::status::Status;
 
@@ -229,6 +229,10 @@ impl Desk {
 
 /// Answers what is asked about the policy.
 fn policy(keeper: &Keeper, request: &Request) -> Response {
+    if matches!(request, Request::Reload(_) | Request::ReloadUndo) {
+        // For the rest of this client's life: it has a thread of its own.
+        stand_back();
+    }
     let outcome = match request {
         Request::Reload(wish) => keeper.reload(By::Command, *wish).map_err(|error| error.to_string()),
         Request::ReloadUndo => keeper.undo(By::Undo),
@@ -249,7 +253,6 @@ fn full() -> Response {
 fn attend(stream: UnixStream, place: Arc<()>, desk: Desk) -> io::Result<()> {
     let serve = move || {
         let _place = place;
-        crate::rules::keeper::stand_back();
         if let Err(error) = answer(&stream, &desk) {
             tracing::debug!(%error, "a client of the control socket went away");
         }

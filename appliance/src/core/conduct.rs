@@ -68,14 +68,18 @@ impl<P: Port> Core<P> {
         }
     }
 
-    /// Tells the ports of some more prefixes that are denied, or no longer; whether there are others. Each may cost a system
-    /// call, and the shard refuses all of them in any case.
-    pub(super) fn tell_denials(&mut self) -> bool {
-        let Some(enforced) = &mut self.bans else { return false };
+    /// Tells the ports of some more prefixes that are denied, or no longer.
+    pub(super) fn tell_denials(&mut self, now: Instant) {
+        let Some(enforced) = &mut self.bans else { return };
         let ports = &mut self.ports;
         enforced
             .denials
-            .go_on(|prefix, on| ports.iter_mut().for_each(|attached| attached.port.deny(prefix, on)))
+            .tell(now, |prefix, on| ports.iter_mut().for_each(|attached| attached.port.deny(prefix, on)));
+    }
+
+    /// When there is more to tell them.
+    pub(super) fn denials_due(&self) -> Option<Instant> {
+        self.bans.as_ref().and_then(|enforced| enforced.denials.due())
     }
 
     /// Hands the policy in force to some of the sessions that stand, where the operator wants that.

@@ -1,13 +1,17 @@
-//! What ports are told of who is denied: a little in each round, since a list may have a hundred thousand prefixes and each
-//! may cost a system call.
+//! What ports are told of who is denied: a little now and then, since a list may have a hundred thousand prefixes and each
+//! may cost a system call. What they do not know yet, the shard refuses by itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::screen::DenyList;
 use hedgerow_dataplane::wire::Prefix;
 
-/// Prefixes that ports are told of in one round.
-const A_ROUND: usize = 16;
+/// Prefixes that ports are told of at a time.
+const AT_A_TIME: usize = 32;
+/// How long they have peace then.
+const PEACE: Duration = Duration::from_millis(1);
 
 /// From one sorted list to another, as far as ports know.
 #[derive(Debug, Default)]
@@ -18,17 +22,32 @@ pub(super) struct Denials {
     done: (usize, usize),
     /// The list after that: the last of those that came meanwhile.
     next: Option<Arc<DenyList>>,
+    /// When there is more to tell, if there is.
+    due: Option<Instant>,
 }
 
 impl Denials {
     /// Ports are to know this list in the end.
     pub(super) fn aim(&mut self, list: Arc<DenyList>) {
         self.next = Some(list);
+        self.due.get_or_insert(Instant::ZERO);
     }
 
-    /// Tells some more of which prefixes came (true) and which went; whether there is more to tell.
-    pub(super) fn go_on(&mut self, mut tell: impl FnMut(Prefix, bool)) -> bool {
-        let mut left = A_ROUND;
+    /// When there is more to tell.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Tells some more, if it is time, of which prefixes came (true) and which went.
+    pub(super) fn tell(&mut self, now: Instant, tell: impl FnMut(Prefix, bool)) {
+        if self.due.is_some_and(|due| due <= now) {
+            self.due = self.go_on(tell).then_some(now + PEACE);
+        }
+    }
+
+    /// Whether there is more to tell.
+    fn go_on(&mut self, mut tell: impl FnMut(Prefix, bool)) -> bool {
+        let mut left = AT_A_TIME;
         loop {
             let (old, new) = (self.from.prefixes().get(self.done.0), self.to.prefixes().get(self.done.1));
             match (old, new) {
@@ -115,7 +134,7 @@ mod tests {
                         told += 1;
                         assert!(if on { known.insert(prefix) } else { known.remove(&prefix) }, "told what it knew");
                     });
-                    prop_assert!(told <= A_ROUND);
+                    prop_assert!(told <= AT_A_TIME);
                 }
             }
             while denials.go_on(|prefix, on| {
