@@ -77,8 +77,8 @@ impl<P: Port> Core<P> {
             .tell(now, |prefix, on| ports.iter_mut().for_each(|attached| attached.port.deny(prefix, on)));
     }
 
-    /// When there is more to tell them.
-    pub(super) fn denials_due(&self) -> Option<Instant> {
+    /// When there is more to tell them. No session waits for it, so it is no [`Core::deadline`].
+    pub fn denials_due(&self) -> Option<Instant> {
         self.bans.as_ref().and_then(|enforced| enforced.denials.due())
     }
 

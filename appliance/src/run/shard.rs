@@ -117,7 +117,8 @@ impl Loop {
             }
             let sleepy = self.config.cores.poll == Poll::Adaptive && now.since(busy_at) >= SPIN;
             if sleepy {
-                let until = [self.core.deadline(now), stop_by].into_iter().flatten().min();
+                let until =
+                    [self.core.deadline(now), self.core.denials_due(), stop_by].into_iter().flatten().min();
                 let nap = until.map_or(NAP, |at| at.since(now).min(NAP));
                 self.commands.pulse.enter(Phase::Asleep);
                 park::park(&mut self.core, &self.commands, nap).map_err(|e| RunError::System("poll", e))?;
