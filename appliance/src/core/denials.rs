@@ -67,7 +67,7 @@ impl Denials {
                 // What both have costs nothing to pass over, but a long list should not take a round of its own either.
                 (Some(a), Some(b)) if a == b => {
                     self.done = (self.done.0 + 1, self.done.1 + 1);
-                    if self.done.0 % 4_096 == 0 {
+                    if self.done.0.is_multiple_of(4_096) {
                         return true;
                     }
                     continue;
