@@ -47,6 +47,7 @@ pub struct Device {
     government: Option<Government>,
     /// How often the policy has changed.
     turn: u64,
+    commons: Arc<Commons>,
 }
 
 /// The device for a site with one core, as `hedgerow lab` and the simulation tests use it.
@@ -85,7 +86,12 @@ pub fn governed(
     shards: u16,
     government: Option<Government>,
 ) -> impl FnMut(Site) -> Result<Box<dyn Subject>, String> {
-    move |site| {
+    move |site| Ok(Box::new(Device::new(site, shards, government.clone())?))
+}
+
+impl Device {
+    /// A device for a site, with several cores and a policy.
+    pub fn new(site: Site, shards: u16, government: Option<Government>) -> Result<Device, String> {
         let clock = Clock::at(site.unix);
         let kind = gate(&site, &clock).map_err(|error| error.to_string())?;
         let config = config(&site);
@@ -123,8 +129,12 @@ pub fn governed(
             government.turn(0);
             cores.iter_mut().for_each(|core| core.enforce(government.bans.clone()));
         }
-        let government = government.clone();
-        Ok(Box::new(Device { cores, fans, clock, unix, passed, now: Instant::ZERO, government, turn: 0 }))
+        Ok(Device { cores, fans, clock, unix, passed, now: Instant::ZERO, government, turn: 0, commons })
+    }
+
+    /// What the cores share: pools and nodes can be changed through it.
+    pub fn commons(&self) -> &Arc<Commons> {
+        &self.commons
     }
 }
 

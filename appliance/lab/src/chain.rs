@@ -9,6 +9,8 @@ use crate::random::Random;
 pub const REQUEST_BLOCK: u8 = 26;
 /// Answers it.
 pub const RESPOND_BLOCK: u8 = 27;
+/// Tells a wallet that there is no such header.
+pub const REJECT_HEADER_REQUEST: u8 = 53;
 /// Answers a request for peers.
 pub const RESPOND_PEERS: u8 = 44;
 
@@ -50,6 +52,7 @@ pub fn answer(request: &Message) -> Option<Message> {
             (first..=last).for_each(|height| body.extend_from_slice(&block(height)));
             Message::new(number::RESPOND_BLOCKS, body)
         }
+        number::REQUEST_BLOCK_HEADER => Message::new(REJECT_HEADER_REQUEST, request.body.get(..4)?),
         number::REQUEST_PEERS => Message::new(RESPOND_PEERS, 0_u32.to_be_bytes()),
         _ => return None,
     };

@@ -1,7 +1,9 @@
 //! An emulated full node: demands a certificate, answers the upgrade and the handshake, announces its peak and serves
 //! blocks. It notes who reached it, and whether they had any business to.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,8 +45,36 @@ pub struct Node {
     callers: Vec<Caller>,
     known: BTreeSet<PeerId>,
     random: Random,
+    /// Of the chain; the node has it unless it lags.
+    tip: u32,
     height: u32,
     next_block: Instant,
+    fate: Fate,
+    /// Sockets that were aborted: their resets must go out before they are gone.
+    dead: Vec<SocketHandle>,
+}
+
+/// What happens to a node, told from outside its host.
+#[derive(Clone, Debug, Default)]
+pub struct Fate(Rc<Cell<Happening>>);
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Happening {
+    /// Everything that it should.
+    #[default]
+    Lives,
+    /// Its process was killed: connections are reset, and nobody listens.
+    Killed,
+    /// It takes no new blocks.
+    Lags,
+}
+
+impl Fate {
+    /// From now on this happens.
+    pub fn turn(&self, to: Happening) {
+        self.0.set(to);
+    }
 }
 
 impl Node {
@@ -58,9 +88,17 @@ impl Node {
             callers: Vec::new(),
             known: BTreeSet::new(),
             random,
+            tip: HEIGHT,
             height: HEIGHT,
             next_block: Instant::ZERO + BLOCK_TIME,
+            fate: Fate::default(),
+            dead: Vec::new(),
         }
+    }
+
+    /// What happens to it, in the hands of who asks.
+    pub fn fate(&self) -> Fate {
+        self.fate.clone()
     }
 
     fn listen(&mut self, sockets: &mut SocketSet<'static>) {
@@ -125,9 +163,20 @@ impl App<Note> for Node {
         notes: &mut Vec<Note>,
     ) -> Option<Instant> {
         while now >= self.next_block {
-            self.height += 1;
+            self.tip += 1;
             self.next_block += BLOCK_TIME;
         }
+        if self.fate.0.get() == Happening::Lives {
+            self.height = self.tip;
+        }
+        if self.fate.0.get() == Happening::Killed {
+            for caller in self.callers.drain(..) {
+                sockets.get_mut::<tcp::Socket>(caller.handle).abort();
+                self.dead.push(caller.handle);
+            }
+            return Some(self.next_block);
+        }
+        self.dead.drain(..).for_each(|handle| drop(sockets.remove(handle)));
         for place in 0..self.callers.len() {
             self.serve(place, sockets, notes);
         }

@@ -320,8 +320,11 @@ impl Exchange {
         self.private.watch(now);
     }
 
-    /// When a message that waits for its turn may go.
+    /// When a message that waits for its turn may go; never once the verdict is spoken.
     pub(super) fn forward_at(&self) -> Option<Instant> {
+        if self.verdict.is_some() {
+            return None;
+        }
         let work =
             self.inspector.as_deref().filter(|_| self.inbound.is_detained()).and_then(Inspector::may_go_at);
         [work, self.outbound.free_at()].into_iter().flatten().min()
