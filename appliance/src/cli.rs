@@ -17,9 +17,10 @@ use crate::config::units::NodeId;
 use crate::config::{Config, LoadError};
 use crate::identity::Secret;
 use crate::management::{self, Request, Response};
+use crate::node_setup::{self, Way};
 use crate::rules::why::WhyArgs;
 use crate::rules::{Policy, PolicyError};
-use crate::{bans, check, explain, nodes, rules, run};
+use crate::{bans, check, doctor, explain, nodes, rules, run};
 
 #[derive(Parser)]
 #[command(
@@ -56,6 +57,28 @@ enum Command {
         files: Vec<PathBuf>,
         #[command(flatten)]
         why: WhyArgs,
+    },
+    /// Say what this machine allows, a line for each thing that matters, and what to do where it is wanting
+    #[command(
+        after_help = "Examples:\n  hedgerow doctor\n  hedgerow doctor /etc/hedgerow/hedgerow.toml      its devices, files and cores as well\n\nIt only looks. Exits with 1 where the appliance could not run."
+    )]
+    Doctor {
+        /// A configuration whose demands are looked at, too
+        file: Option<PathBuf>,
+    },
+    /// Print what a node's machine needs so that its sessions pass the appliance, and what undoes it
+    #[command(
+        after_help = "Examples:\n  hedgerow node-setup a\n  hedgerow node-setup a --way gateway\n\nNothing is carried out: read it, and paste it on the node as root."
+    )]
+    NodeSetup {
+        /// The node's name, or its ADDRESS:PORT
+        node: String,
+        /// The configuration
+        #[arg(short, long, value_name = "FILE", default_value = "/etc/hedgerow/hedgerow.toml")]
+        config: PathBuf,
+        /// How the answers of a node that sees the peers' own addresses come back
+        #[arg(long, value_enum, default_value = "rule")]
+        way: Way,
     },
     /// Read the policy of a running appliance anew: show what changes, put it in force, go back
     #[command(
@@ -202,6 +225,10 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run_appliance(&args),
         Command::Check { files, why } => check_files(&files, &why),
+        Command::Doctor { file } => diagnose(file.as_deref()),
+        Command::NodeSetup { node, config, way } => {
+            load(&config).and_then(|config| print(&node_setup::lines(&config, &node, way)?))
+        }
         Command::Reload(args) => rules::cli::reload(&args),
         Command::Report(args) => rules::cli::report(&args),
         Command::Policy(command) => rules::cli::policy(&command),
@@ -310,6 +337,17 @@ fn check_files(files: &[PathBuf], why: &WhyArgs) -> Result<(), String> {
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\nhedgerow: ")) }
+}
+
+fn diagnose(file: Option<&Path>) -> Result<(), String> {
+    let config = file.map(load).transpose()?;
+    let findings = doctor::findings(config.as_ref(), doctor::Roots::here());
+    let text: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
+    print(&text)?;
+    match findings.iter().filter(|finding| finding.level == doctor::Level::Bad).count() {
+        0 => Ok(()),
+        count => Err(format!("{count} of these must be mended before the appliance can run")),
+    }
 }
 
 fn indent(text: &str) -> String {

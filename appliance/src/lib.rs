@@ -18,12 +18,14 @@ pub mod config;
 pub mod control;
 pub mod core;
 pub mod device;
+pub mod doctor;
 pub mod events;
 pub mod explain;
 pub mod identity;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod management;
+pub mod node_setup;
 pub mod nodes;
 pub mod pool;
 pub mod pulse;

@@ -51,6 +51,15 @@ fn check_accepts_the_example_and_says_what_it_would_do() {
 }
 
 #[test]
+fn node_setup_prints_lines_and_doctor_findings() {
+    outcome(&["node-setup", "a", "-c", EXAMPLE], 0, "exempt_peer_networks: [\"10.0.1.1/32\"]", "");
+    outcome(&["node-setup", "nobody", "-c", EXAMPLE], 1, "", "no node is called `nobody`");
+    let output = hedgerow(&["doctor"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("kernel") && text.contains("CAP_NET_RAW"), "{text}");
+}
+
+#[test]
 fn check_refuses_and_counts() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("broken.toml");
