@@ -206,7 +206,7 @@ enum Identity {
     },
     /// Show what derives from a fleet secret; never the secret itself
     #[command(
-        after_help = "Example:\n  hedgerow identity show /etc/hedgerow/secret --service 203.0.113.7:8444"
+        after_help = "Example:\n  hedgerow identity show /etc/hedgerow/secret --service 203.0.113.7:8444\n  hedgerow identity show /etc/hedgerow/secret --service 10.0.1.1:8444 --pem   for a wallet's trusted_peers"
     )]
     Show {
         /// The file
@@ -217,6 +217,9 @@ enum Identity {
         /// The id under which nodes see the peer with this id
         #[arg(long, value_name = "NODE_ID")]
         peer: Vec<NodeId>,
+        /// Their certificates too, in PEM form: for `trusted_peers`; never a key
+        #[arg(long)]
+        pem: bool,
     },
 }
 
@@ -242,7 +245,9 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "lab")]
         Command::Lab(args) => lab(&args),
         Command::Identity(Identity::New { file }) => identity_new(&file),
-        Command::Identity(Identity::Show { file, service, peer }) => identity_show(&file, &service, &peer),
+        Command::Identity(Identity::Show { file, service, peer, pem }) => {
+            identity_show(&file, &service, &peer, pem)
+        }
         Command::Completions { shell } => completions(shell),
     };
     match result {
@@ -433,7 +438,7 @@ fn identity_new(file: &Path) -> Result<(), String> {
     print(&format!("{}: a new fleet secret; keep it secret, keep a copy\n", file.display()))
 }
 
-fn identity_show(file: &Path, services: &[SocketAddr], peers: &[NodeId]) -> Result<(), String> {
+fn identity_show(file: &Path, services: &[SocketAddr], peers: &[NodeId], pem: bool) -> Result<(), String> {
     let secret = Secret::load(file).map_err(|error| error.to_string())?;
     let authority = Authority::chia().map_err(|error| error.to_string())?;
     let fleet = Fleet::new(secret.bytes(), &authority).map_err(|error| error.to_string())?;
@@ -443,11 +448,13 @@ fn identity_show(file: &Path, services: &[SocketAddr], peers: &[NodeId]) -> Resu
     for service in services {
         let credential =
             fleet.service(&authority, service.ip(), service.port()).map_err(|e| e.to_string())?;
-        print(&format!("service {service}: {}\n", id(credential.id())))?;
+        let pem = if pem { credential.certificate_pem() } else { String::new() };
+        print(&format!("service {service}: {}\n{pem}", id(credential.id())))?;
     }
     for peer in peers {
         let credential = fleet.identity(PeerId(peer.0)).map_err(|error| error.to_string())?;
-        print(&format!("peer {}: nodes see {}\n", PeerId(peer.0), id(credential.id())))?;
+        let pem = if pem { credential.certificate_pem() } else { String::new() };
+        print(&format!("peer {}: nodes see {}\n{pem}", PeerId(peer.0), id(credential.id())))?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use hedgerow_lab::node::{Fate, Happening, Node};
 use hedgerow_lab::random::Random;
 use hedgerow_lab::site::{self, Ground, UNIX};
 use hedgerow_lab::visitor::{GoodPeer, Note};
-use hedgerow_lab::{crypto, seeds};
+use hedgerow_lab::{Subject, crypto, seeds};
 use hedgerow_policy::tls::Clock;
 use hedgerow_policy::tls::ca::Authority;
 use hedgerow_policy::tls::mint;
@@ -171,7 +171,7 @@ fn peers_that_come_after_a_node_was_killed_are_all_served() {
         scene.go_on(45);
         assert_eq!(scene.conditions(), [Condition::Up; NODES], "seed {seed}");
         assert!(scene.connected(1) > before, "seed {seed}: it is back");
-        scene.rest(10_000);
+        scene.rest(30_000);
         let lost = scene.came.keys().filter(|peer| !scene.left.contains(peer)).count();
         assert!(lost <= 8 && lost == scene.failed.len(), "seed {seed}: {:?}", scene.failed);
     }
@@ -197,11 +197,16 @@ fn a_drain_moves_peers_gently_and_ends_when_the_node_is_empty() {
         assert!(scene.nodes()[2].2 >= 2, "seed {seed}: the long ones are there: {:?}", scene.nodes());
         scene.go_on(40);
         assert_eq!(scene.nodes()[2].1, Duty::Maintenance(None), "seed {seed}: {:?}", scene.nodes());
-        for (peer, (when, why)) in &scene.failed {
-            assert!(long.contains(peer) && why == "closed with 1001", "seed {seed}: {peer} {why}");
+        // A peer that asks too often on its own account is closed with another code.
+        let drained = scene.failed.iter().filter(|(_, (_, why))| why == "closed with 1001");
+        let mut moved = 0;
+        for (peer, (when, _)) in drained {
+            assert!(long.contains(peer), "seed {seed}: {peer} had not long to stay");
             assert!(when.millis() / 1_000 >= at + 59, "seed {seed}: at {when:?}, drained at {at} s");
+            moved += 1;
         }
-        assert!(!scene.failed.is_empty());
+        let counted = scene.device.sample().ended.get("drained").copied().unwrap_or(0);
+        assert!(moved > 0 && counted == moved, "seed {seed}: {counted} counted, {:?}", scene.failed);
         let undrained = scene.device.commons().with(|books| books.pools[0].undrain(now, "node-2"));
         assert_eq!(undrained, Ok(()));
         scene.go_on(10);

@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Config, Cores, Protocol, SourceChoice};
+use super::{Config, Cores, PeerType, Protocol, SourceChoice};
+use crate::pool::Role;
 
 const RULE: &str = "\n-----\n";
 
@@ -47,6 +48,18 @@ fn the_example_is_valid() {
     let pool = &config.pools[config.listeners[0].pool];
     assert_eq!((pool.name.as_str(), pool.nodes.len(), pool.source), ("front", 2, SourceChoice::Auto));
     assert_eq!(config.ports[pool.nodes[0].port].name, "private");
+}
+
+#[test]
+fn the_example_with_several_nodes_is_valid() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/load-balanced/hedgerow.toml");
+    let (config, report) = Config::load(&path).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(report.diagnostics, []);
+    let roles: Vec<(Role, u32)> = config.pools[0].nodes.iter().map(|node| (node.role, node.weight)).collect();
+    assert_eq!(roles, [(Role::Public, 1), (Role::Public, 1), (Role::Public, 2), (Role::Protected, 1)]);
+    assert_eq!(config.pools[0].node_slots, [(PeerType::FullNode, 32), (PeerType::Wallet, 40)]);
+    let back: Vec<(bool, Option<u16>)> = config.listeners.iter().map(|l| (l.backend, l.node_port)).collect();
+    assert_eq!(back, [(false, None), (true, None), (true, Some(8555))]);
 }
 
 /// What the example shows as a default is the default: with those lines in force nothing changes.

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
 
+use base64ct::{Base64, Encoding};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -134,6 +135,14 @@ impl Credential {
     /// The identity that the other side will see; `None` for an empty chain.
     pub fn id(&self) -> Option<PeerId> {
         self.chain.first().map(peer_id)
+    }
+
+    /// The leaf certificate as text (RFC 7468), for those who want to know it beforehand; empty for an empty chain.
+    pub fn certificate_pem(&self) -> String {
+        let Some(leaf) = self.chain.first() else { return String::new() };
+        let text = Base64::encode_string(leaf);
+        let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect::<Vec<_>>();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
     }
 }
 
