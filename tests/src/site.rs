@@ -11,13 +11,17 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::appliance::{Appliance, PortSetup, Scratch};
-use crate::check::{Context, Outcome};
+use crate::check::{Context, Outcome, wait_for};
 use crate::nodes::{CHAIN_BLOCKS, Node, NodeSetup};
 use crate::rig::Namespace;
+
+/// How long the light peer may take to be there.
+const SEEN: Duration = Duration::from_secs(60);
 
 /// The TCP port of every node and listener.
 pub const CHIA_PORT: u16 = 8444;
@@ -112,6 +116,11 @@ impl Site {
         ] {
             namespace.await_neighbour(address.parse().context("an address")?)?;
         }
+        // From here on the light peer has its session, and whatever reaches the node is a peer's.
+        wait_for("the light peer finds the node up", SEEN, || {
+            let status = appliance.status()?;
+            Ok((status["pools"][0]["nodes"][0]["state"] == "up").then_some(()))
+        })?;
         Ok(appliance)
     }
 

@@ -130,7 +130,8 @@ impl<P: Port> Core<P> {
         let Some(session) = self.sessions.watch(to_policy(now), post.pool) else { return };
         let flow = self.shard.connect(now, post.target, Source::Own).ok();
         let flow = flow.and_then(|flow| Some((flow, self.shard.flow(flow)?.key())));
-        let Some((flow, key)) = flow else { return self.relieved(now, post, Some(Loss::Unreachable)) };
+        // Our own address is not in use yet, or a table is full: that says nothing about the node.
+        let Some((flow, key)) = flow else { return self.relieved(now, post, None) };
         let (ticket, number) = self.seats.open();
         let mut legs = [LegState::default(), LegState::default()];
         legs[Leg::Private as usize].flow = Some((flow, key, post.target.link));

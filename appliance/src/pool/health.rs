@@ -205,7 +205,7 @@ impl Health {
             return match (self.lost, self.losses) {
                 (None, _) => self.condition,
                 // One loss may be a restart, or a hand that slipped; the next attempt follows at once.
-                (Some(_), 0..2) if self.condition != Condition::Unknown => self.condition,
+                (Some(_), 0..2) => self.condition,
                 (Some(Loss::Unreachable), _) => Condition::Down,
                 (Some(Loss::Refused), _) => Condition::Degraded,
             };
