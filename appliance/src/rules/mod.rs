@@ -1,6 +1,6 @@
 //! The policy: what an operator changes while the appliance runs, and the way of a change to the shards.
 //!
-//! `policy.toml` is read as a whole ([`file`]) with the lists that it names ([`lists`]) and compiled into a [`Policy`],
+//! `policy.toml` is read as a whole ([`mod@file`]) with the lists that it names ([`lists`]) and compiled into a [`Policy`],
 //! which never changes. The [`keeper`] puts one in the place of another: tried against the last minutes ([`trial`]), shown
 //! as a difference, handed to all shards in one step ([`swap`]), and taken back if nobody confirms it. Which policies there
 //! were is kept across restarts ([`history`]). What was decided and not carried out is told by the [`witness`].
