@@ -16,12 +16,19 @@ use crate::rig::{Namespace, Process};
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// A new, empty directory.
+    /// A new, empty directory. Its name is taken by nobody else: in a namespace of its own every run has the same process
+    /// numbers.
     pub fn new(name: &str) -> Outcome<Self> {
-        let path = std::env::temp_dir().join(format!("hedgerow-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).context(format_args!("creating {}", path.display()))?;
-        Ok(Scratch(path))
+        for number in 0..1_000 {
+            let path = std::env::temp_dir().join(format!("hedgerow-{name}-{}-{number}", std::process::id()));
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => {
+                    return made.context(format_args!("creating {}", path.display())).map(|()| Scratch(path));
+                }
+            }
+        }
+        Err(format!("{} is full of scratch folders named hedgerow-{name}", std::env::temp_dir().display()))
     }
 
     /// The directory.
