@@ -66,7 +66,7 @@ impl Figure for SynAck {
     }
 
     fn bar(&self) -> f64 {
-        1.8
+        2.3
     }
 
     fn note(&self) -> String {
