@@ -175,13 +175,15 @@ impl Node {
         reached.map_err(|failure| format!("{failure}; last: {last}"))
     }
 
-    /// Waits until it has exactly `count` connections; gives their descriptions.
+    /// Waits until it has exactly `count` connections; gives their descriptions. The appliance's light peer, which comes as a
+    /// wallet, is not counted.
     pub fn connections(&mut self, count: usize) -> Outcome<Vec<Value>> {
         let mut last = Value::Null;
         let what = format!("{} has {count} connections", self.name);
         let found = wait_for(what, PATIENCE, || {
             last = self.state()?["connections"].take();
-            Ok(last.as_array().filter(|list| list.len() == count).cloned())
+            let peers = last.as_array().into_iter().flatten().filter(|peer| peer["type"] != "wallet");
+            Ok(Some(peers.cloned().collect::<Vec<_>>()).filter(|peers| peers.len() == count))
         });
         found.map_err(|failure| format!("{failure}; last: {last}"))
     }
