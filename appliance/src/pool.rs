@@ -37,6 +37,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long a connection to a node may take while another node could serve: a neighbour answers in a millisecond, and a
 /// second covers one segment that was lost.
 const HASTE: Duration = Duration::from_millis(1_200);
+/// Different needs that are remembered while a queue is looked through.
+const NEEDS: usize = 16;
 /// Sessions of the application that may wait.
 const APPLICATION_WAITS: usize = 256;
 /// How long a node that failed is asked only if no other is left.
@@ -277,9 +279,7 @@ impl Pool {
     /// core's sake, but for those whose core should have asked long ago.
     pub fn poll(&mut self, now: Instant, core: u16) -> Option<Answer> {
         for queue in 0..self.queues.len() {
-            let overdue =
-                |wish: &Wish| wish.caller.ticket.core != core && now.since(wish.since) >= PATIENCE + GRACE;
-            let Some(place) = self.queues[queue].iter().position(|wish| !overdue(wish)) else { continue };
+            let Some(place) = self.next(now, queue, Some(core)) else { continue };
             let wish = self.queues[queue][place];
             if wish.caller.ticket.core != core {
                 continue;
@@ -299,6 +299,29 @@ impl Pool {
             }
         }
         None
+    }
+
+    /// The first in a queue whom a node could serve now or whose patience is over, but for those of other cores than `core`
+    /// that are overdue. Whom no node can serve just now is passed over and keeps its place: it has tried those that are up,
+    /// is of another family, or waits for a slot of its kind.
+    fn next(&self, now: Instant, queue: usize, core: Option<u16>) -> Option<usize> {
+        let mut stuck = VecDeque::new();
+        self.queues[queue].iter().position(|wish| {
+            let waits = now.since(wish.since);
+            if waits >= PATIENCE {
+                return waits < PATIENCE + GRACE || core.is_none_or(|core| wish.caller.ticket.core == core);
+            }
+            let needs = (wish.tried, wish.v4, wish.caller.kind);
+            if stuck.contains(&needs) {
+                return false;
+            }
+            let served = self.best(now, wish).is_some();
+            if !served {
+                stuck.truncate(NEEDS - 1);
+                stuck.push_front(needs);
+            }
+            served
+        })
     }
 
     /// When [`Pool::poll`] may have an answer at the latest; early rather than late.
@@ -330,15 +353,15 @@ impl Pool {
         there.map(move |node| (&node.config, node.statistics(now)))
     }
 
-    /// Dials at once, queues or refuses. Nobody overtakes those of its own kind who wait already. Where no node can serve
-    /// just now, waiting is worth while: one that is not tried yet may come up.
+    /// Dials at once, queues or refuses. Nobody overtakes those of its own queue who wait for their turn. Where no node can
+    /// serve just now, waiting is worth while: one that is not tried yet may come up.
     fn place(&mut self, now: Instant, wish: Wish) -> Answer {
         let ticket = wish.caller.ticket;
         if self.candidates(&wish).next().is_none() {
             return Answer::Refused(ticket, DialFailure::NoNode);
         }
         let queue = wish.queue();
-        if self.queues[queue].is_empty()
+        if self.next(now, queue, None).is_none()
             && let Some(node) = self.choose(now, &wish)
         {
             return Answer::Dial(wish, node);

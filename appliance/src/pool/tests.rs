@@ -14,6 +14,8 @@ use super::health::{Condition, Loss};
 use super::node::{Duty, Role};
 use super::{Answer, Caller, NodeConfig, PATIENCE, Pool, PoolConfig, Stage, Ticket, Wish};
 
+mod chooser;
+
 const START: Instant = Instant::from_millis(1_000);
 
 fn pool(nodes: u8, dials_per_second: u32) -> Pool {
@@ -397,4 +399,43 @@ fn nodes_come_and_go_and_a_place_is_used_again_only_when_nothing_refers_to_it() 
         pool.remove(name, true).unwrap();
     }
     assert_eq!(pool.remove("2", true), Err(Unchanged::Last("2".into())));
+}
+
+/// Loses nodes for good.
+fn down(pool: &mut Pool, nodes: &[usize]) {
+    for node in nodes {
+        (0..2).for_each(|_| pool.lost(START, *node, Loss::Unreachable));
+    }
+}
+
+#[test]
+fn who_has_tried_the_only_node_that_is_up_stands_in_nobodys_way() {
+    let mut pool = watched();
+    down(&mut pool, &[0, 2]);
+    let (wish, node) = dialled(pool.ask(START, caller(ticket(1), None, true)));
+    assert_eq!((node, pool.failed(START, wish, node)), (1, Answer::Queued));
+    assert_eq!(dialled(pool.ask(START, caller(ticket(2), None, true))).1, 1);
+}
+
+#[test]
+fn who_is_of_a_family_whose_nodes_are_down_stands_in_nobodys_way() {
+    let mut config = watched().config.clone();
+    config.transparent = true;
+    config.nodes[0].target.address = "fd00::1".parse::<std::net::IpAddr>().unwrap().into();
+    let mut pool = Pool::new(config, START);
+    down(&mut pool, &[0]);
+    assert_eq!(pool.ask(START, caller(ticket(1), None, false)), Answer::Queued);
+    assert_ne!(dialled(pool.ask(START, caller(ticket(2), None, true))).1, 0);
+}
+
+#[test]
+fn who_waits_for_a_slot_of_its_kind_stands_in_nobodys_way() {
+    let mut config = watched().config.clone();
+    config.node_slots = vec![(NodeType::Wallet, 1)];
+    let mut pool = Pool::new(config, START);
+    down(&mut pool, &[0, 2]);
+    let wallet = |index| Caller { kind: Some(NodeType::Wallet), ..caller(ticket(index), None, true) };
+    dialled(pool.ask(START, wallet(1)));
+    assert_eq!(pool.ask(START, wallet(2)), Answer::Queued);
+    assert_eq!(dialled(pool.ask(START, caller(ticket(3), None, true))).1, 1);
 }
