@@ -245,19 +245,27 @@ impl Link {
         self.neighbours.len()
     }
 
-    /// The address that we show to a destination: a usable one of its family, best one whose prefix holds the next hop.
+    /// The address that we show to a destination: one of its family, best one whose prefix holds the next hop. It may still
+    /// be in the making, and then [`Link::next_hop`] says [`Hop::Pending`] until it may be used.
     pub fn source_for(&self, destination: Address) -> Option<Address> {
-        let hop = self.routes.next_hops(destination).next().unwrap_or(destination);
-        let usable =
-            || self.claims.iter().filter(|claim| claim.held() && claim.own.address.same_family(destination));
-        usable()
-            .find(|claim| claim.own.covers(hop))
-            .or_else(|| usable().next())
-            .map(|claim| claim.own.address)
+        self.source(destination).map(|claim| claim.own.address)
     }
 
-    /// Where a packet to `destination` goes next. Starts asking where that is not known.
+    fn source(&self, destination: Address) -> Option<&Claim> {
+        let hop = self.routes.next_hops(destination).next().unwrap_or(destination);
+        let ours = self.claims.iter().filter(|claim| claim.own.address.same_family(destination));
+        ours.filter(|claim| claim.held() || claim.tentative())
+            .min_by_key(|claim| (!claim.own.covers(hop), !claim.held()))
+    }
+
+    /// Where a packet to `destination` goes next. Starts asking where that is not known, and waits for an address of ours
+    /// that is still being probed, without which nobody could be asked or answer.
     pub fn next_hop(&mut self, now: Instant, destination: Address) -> Hop {
+        match self.source(destination) {
+            None => return Hop::Unroutable(Reason::NoRoute),
+            Some(claim) if !claim.held() => return Hop::Pending,
+            Some(_) => {}
+        }
         let mut answer = Hop::Unroutable(Reason::NoRoute);
         for address in self.routes.next_hops(destination) {
             answer = self.neighbours.lookup(now, address);

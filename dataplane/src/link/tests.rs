@@ -470,7 +470,6 @@ fn claiming(address: &str) -> Bed {
 fn an_ipv4_address_is_probed_announced_and_only_then_used() {
     let mut bed = claiming(V4);
     assert!(!bed.link.usable(ip(V4)) && bed.link.owns(ip(V4)));
-    assert_eq!(bed.link.source_for(ip(PEER4)), None);
     let early = bed.hand(&arp(ArpOperation::Request, THEIRS, PEER4, Mac::default(), V4)).0;
     assert_eq!(early, Answer::Drop(Reason::NeighbourInvalid));
     let sent = bed.run(12);
@@ -484,6 +483,37 @@ fn an_ipv4_address_is_probed_announced_and_only_then_used() {
     assert_eq!((at[3] - at[2], at[4] - at[3]), (2_000, 2_000));
     assert!(bed.link.usable(ip(V4)));
     assert!(bed.run(3_600).is_empty());
+}
+
+#[test]
+fn a_packet_waits_for_an_address_that_is_being_probed_and_for_no_other() {
+    for (own, peer) in [(V4, PEER4), (V6, PEER6)] {
+        let mut bed = claiming(own);
+        assert_eq!(bed.link.source_for(ip(peer)), Some(ip(own)));
+        let mut early = Vec::new();
+        while !bed.link.usable(ip(own)) {
+            assert_eq!(bed.link.next_hop(bed.now, ip(peer)), Hop::Pending);
+            early.extend(bed.run(1));
+        }
+        let asks = |frame: &Vec<u8>| match own {
+            V4 => arp_of(frame).4 == ip(peer),
+            _ => macs(frame).0 == group_of(peer).0,
+        };
+        assert!(early.iter().all(|(_, frame)| !asks(frame)), "asked from an address that may be another's");
+        assert_eq!(bed.link.next_hop(bed.now, ip(peer)), Hop::Pending);
+        assert!(bed.run(0).iter().any(|(_, frame)| asks(frame)));
+
+        let mut bed = claiming(own);
+        bed.run(1);
+        let defence = match own {
+            V4 => arp(ArpOperation::Reply, THEIRS, V4, OURS, "0.0.0.0"),
+            _ => advert(THEIRS, V6, "ff02::1", NdiscNeighborFlags::OVERRIDE, Some(THEIRS)),
+        };
+        bed.hand(&defence);
+        assert_eq!(bed.link.source_for(ip(peer)), None, "another's");
+        assert_eq!(bed.link.next_hop(bed.now, ip(peer)), Hop::Unroutable(Reason::NoRoute));
+        assert_eq!(bed.link.neighbours(), 0);
+    }
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn changes_while_it_runs() -> Outcome {
     row.write("deny.txt", "10.1.0.2 # the client\n")?;
     let appliance = row.appliance("enforce", "[policy]\nfile = \"policy.toml\"\n\n")?;
     let mut before = wait_for("a connection is accepted", SOON, || row.connect())?;
-    echo(&mut before)?;
+    echo(&mut before).context("the first session")?;
 
     // By command: newcomers are refused, who was there goes on.
     row.write("policy.toml", denying)?;
@@ -135,7 +135,7 @@ fn changes_while_it_runs() -> Outcome {
     row.boxed.shell(&format!("kill -HUP {}", appliance.process()))?;
     wait_for("the signal is heard", SOON, || Ok((version(&appliance)? > now).then_some(())))?;
     let mut after = wait_for("a connection is accepted again", SOON, || row.connect())?;
-    echo(&mut after)?;
+    echo(&mut after).context("a session after the signal")?;
 
     // At once, for those who stand too.
     row.write("policy.toml", denying)?;
