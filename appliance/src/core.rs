@@ -27,7 +27,7 @@ use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::{Abilities, BATCH, Batch, Lane, Port, PortError, PortStatistics};
 use hedgerow_dataplane::shard::{self, Event, FlowId, ListenerId, Shard};
 use hedgerow_dataplane::wire::LinkId;
-use hedgerow_policy::{Leg, PeerId, Session, Standing, verdict};
+use hedgerow_policy::{Finding, Leg, PeerId, Session, Standing, verdict};
 
 use crate::commons::Commons;
 use crate::pool::{PoolConfig, Ticket};
@@ -164,8 +164,10 @@ pub enum Happened {
     Closed {
         /// Why.
         reason: verdict::Reason,
-        /// What exactly was refused, where there is more to say.
-        detail: Option<String>,
+        /// What exactly for, where there is more to say.
+        finding: Option<Box<Finding>>,
+        /// The peer's software in its own words, fit to be shown.
+        software: Option<Box<str>>,
         /// Why the dataplane ended the public leg, where it did.
         flow: Option<hedgerow_dataplane::Reason>,
         /// How long it was there.

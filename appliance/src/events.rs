@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use hedgerow_policy::Finding;
 use serde::{Deserialize, Serialize};
 
 use crate::bans::{Change, Origin, text};
@@ -19,7 +20,7 @@ use crate::core::{Happened, SessionEvent};
 use crate::pool::duty::News;
 
 /// An event as it is written.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EventLine {
     /// Milliseconds since the Unix epoch.
     pub unix_ms: u64,
@@ -42,9 +43,15 @@ pub struct EventLine {
     /// Why it ended; see `hedgerow explain`. For a node: what it is now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What exactly was refused: the message, the field and the byte, the limit; or what the alarm is about.
+    /// What exactly it was for, all of it in words; or what the alarm is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The same in parts.
+    #[serde(flatten)]
+    pub parts: Parts,
+    /// The peer's software in its own words: only printable ASCII, the rest escaped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub software: Option<String>,
     /// Why the dataplane ended its connection, where it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flow_reason: Option<String>,
@@ -65,6 +72,42 @@ pub struct EventLine {
     pub until: Option<u64>,
 }
 
+/// What exactly a session ended for, part by part.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parts {
+    /// The step that the session was in, such as `handshake` or `open`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// The message's type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The field, such as `blocks[3].foliage.pool_signature`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// The byte: of the message's body; without a message, of what the peer sent within TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub byte: Option<u64>,
+    /// The rule, by the name that `check --why` has for it, and where its value comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The limit's value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+impl From<&Finding> for Parts {
+    fn from(found: &Finding) -> Parts {
+        Parts {
+            step: Some(found.step.to_owned()).filter(|step| !step.is_empty()),
+            message: found.message.clone(),
+            field: found.field.clone(),
+            byte: found.byte,
+            rule: found.rule.clone(),
+            limit: found.limit,
+        }
+    }
+}
+
 fn is_none(number: &u64) -> bool {
     *number == 0
 }
@@ -79,15 +122,7 @@ impl EventLine {
             listener: config.listeners.get(event.listener).map_or_else(String::new, |l| l.name.clone()),
             peer: event.peer.to_string(),
             id: event.id.map(|id| id.to_string()),
-            node: None,
-            reason: None,
-            detail: None,
-            flow_reason: None,
-            seconds: None,
-            bytes_from_peer: None,
-            bytes_from_node: None,
-            origin: None,
-            until: None,
+            ..EventLine::default()
         };
         match &event.what {
             Happened::Dialled { node } => {
@@ -98,10 +133,12 @@ impl EventLine {
                 line.event = "alarm".to_owned();
                 line.detail = Some(what.clone());
             }
-            &Happened::Closed { reason, ref detail, flow, lasted, from_peer, from_node } => {
+            &Happened::Closed { reason, ref finding, ref software, flow, lasted, from_peer, from_node } => {
                 line.event = "closed".to_owned();
                 line.reason = Some(reason.name().to_owned());
-                line.detail = detail.clone();
+                line.detail = finding.as_ref().map(ToString::to_string).filter(|text| !text.is_empty());
+                line.parts = finding.as_deref().map(Parts::from).unwrap_or_default();
+                line.software = software.as_deref().map(str::to_owned);
                 line.flow_reason = flow.map(|reason| reason.name().to_owned());
                 line.seconds = Some(lasted.as_secs_f64());
                 line.bytes_from_peer = Some(from_peer);
@@ -116,19 +153,11 @@ impl EventLine {
         EventLine {
             unix_ms,
             event: "node".to_owned(),
-            session: 0,
-            listener: String::new(),
             peer: config.pools.get(news.pool).map_or_else(String::new, |pool| pool.name.clone()),
-            id: None,
             node: Some(news.node.clone()),
             reason: Some(news.state.to_owned()),
             detail: Some(news.detail.clone()),
-            flow_reason: None,
-            seconds: None,
-            bytes_from_peer: None,
-            bytes_from_node: None,
-            origin: None,
-            until: None,
+            ..EventLine::default()
         }
     }
 
@@ -141,19 +170,11 @@ impl EventLine {
         EventLine {
             unix_ms,
             event: event.to_owned(),
-            session: 0,
-            listener: String::new(),
             peer: ban.prefix.to_string(),
-            id: None,
-            node: None,
             reason: Some(ban.reason.clone()).filter(|reason| !reason.is_empty()),
-            detail: None,
-            flow_reason: None,
-            seconds: None,
-            bytes_from_peer: None,
-            bytes_from_node: None,
             origin: Some(ban.origin),
             until: ban.until,
+            ..EventLine::default()
         }
     }
 }
@@ -299,8 +320,14 @@ impl std::fmt::Display for EventLine {
         if let Some(detail) = &self.detail {
             write!(f, ": {detail}")?;
         }
+        if let (Some(rule), Some(limit)) = (&self.parts.rule, self.parts.limit) {
+            write!(f, " [{rule} = {limit}]")?;
+        }
         if let Some(reason) = &self.flow_reason {
             write!(f, " ({reason})")?;
+        }
+        if let Some(software) = &self.software {
+            write!(f, ", software {software}")?;
         }
         if let Some(seconds) = self.seconds {
             write!(f, " after {seconds:.1} s")?;
@@ -319,6 +346,74 @@ impl EventLine {
         match self.until.filter(|_| self.event == "ban_set") {
             Some(until) => write!(f, ", until {}", text::time(until)),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hedgerow_policy::finding::clean;
+    use hedgerow_policy::verdict::Reason;
+
+    use super::*;
+
+    /// An end with everything that a peer could have put its words into.
+    fn closed() -> EventLine {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/proxy/hedgerow.toml");
+        let config = Config::load(Path::new(path)).unwrap().0;
+        let found = Finding {
+            step: "open",
+            kind: Some(20),
+            message: Some("new_peak".to_owned()),
+            field: Some("header_hash".to_owned()),
+            byte: Some(7),
+            ..Finding::new("more than 200 in a minute").limited("per_minute (line 12 of the policy)", 200_u64)
+        };
+        let what = Happened::Closed {
+            reason: Reason::RateLimited,
+            finding: Some(Box::new(found)),
+            software: Some(clean("2.7\x1b[2J\r\n").into()),
+            flow: None,
+            lasted: Duration::from_secs(3),
+            from_peer: 1,
+            from_node: 2,
+        };
+        let peer = "192.0.2.7:50000".parse().unwrap();
+        let event = SessionEvent { unix_ms: 1_500, number: 42, listener: 0, peer, id: None, what };
+        EventLine::new(&config, &event)
+    }
+
+    #[test]
+    fn an_end_is_told_in_parts_and_in_words() {
+        let line = closed();
+        let json = serde_json::to_value(&line).unwrap();
+        for (key, value) in [
+            ("session", serde_json::Value::from(42)),
+            ("reason", "rate_limited".into()),
+            ("step", "open".into()),
+            ("message", "new_peak".into()),
+            ("field", "header_hash".into()),
+            ("byte", 7.into()),
+            ("rule", "per_minute (line 12 of the policy)".into()),
+            ("limit", 200.into()),
+            ("software", r"2.7\u{1b}[2J\u{d}\u{a}".into()),
+        ] {
+            assert_eq!(json[key], value, "{key}");
+        }
+        assert_eq!(serde_json::from_value::<EventLine>(json).unwrap(), line);
+        let expected = "1.500 session 42 closed from 192.0.2.7:50000 at peers: rate_limited: new_peak: header_hash, byte 7: \
+                        more than 200 in a minute [per_minute (line 12 of the policy) = 200], \
+                        software 2.7\\u{1b}[2J\\u{d}\\u{a} after 3.0 s";
+        assert_eq!(line.to_string(), expected);
+    }
+
+    #[test]
+    fn no_byte_of_a_line_moves_a_cursor() {
+        let line = closed();
+        for text in [line.to_string(), serde_json::to_string(&line).unwrap()] {
+            assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{text:?}");
         }
     }
 }

@@ -13,7 +13,7 @@ use hedgerow_policy::relay::{self, Relay};
 use hedgerow_policy::rules::{Action, Rules};
 use hedgerow_policy::session::Instant;
 use hedgerow_policy::tls::connector::Showing;
-use hedgerow_policy::{Done, End, Leg, PeerId, Reason, Request, Session};
+use hedgerow_policy::{Done, End, Finding, Leg, PeerId, Reason, Request, Session};
 
 use crate::core::{Arrival, Sessions};
 use crate::rules::Policy;
@@ -273,8 +273,12 @@ impl Session for Counted {
         self.gate.verdict()
     }
 
-    fn detail(&self) -> Option<&str> {
-        self.gate.detail()
+    fn finding(&self) -> Option<&Finding> {
+        self.gate.finding()
+    }
+
+    fn software(&self) -> &str {
+        self.gate.software()
     }
 
     fn penalty(&self) -> Option<Duration> {

@@ -10,6 +10,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use crate::chia::{Alarm, NodeType};
+use crate::finding::Finding;
 use crate::gate::light::Sighting;
 use crate::rules::Rules;
 use crate::verdict::Reason;
@@ -189,9 +190,14 @@ pub trait Session {
     /// Why the session ended, once it has.
     fn verdict(&self) -> Option<Reason>;
 
-    /// What exactly was refused, where the verdict alone does not say: the message, the field and the byte, the limit.
-    fn detail(&self) -> Option<&str> {
+    /// What exactly the session ended for, where the verdict alone does not say.
+    fn finding(&self) -> Option<&Finding> {
         None
+    }
+
+    /// The peer's software in its own words, fit to be shown; empty while it has not said.
+    fn software(&self) -> &str {
+        ""
     }
 
     /// The operator wants sessions that stand to be judged by these rules from now on.

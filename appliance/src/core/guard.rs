@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hedgerow_policy::rules::Rules;
 use hedgerow_policy::session::{Instant, Work};
-use hedgerow_policy::{Done, End, Leg, Reason, Request, Session};
+use hedgerow_policy::{Done, End, Finding, Leg, Reason, Request, Session};
 
 /// A session with its fuse.
 pub(super) struct Guarded {
@@ -94,8 +94,12 @@ impl Guarded {
         self.call(None, |session| session.verdict())
     }
 
-    pub(super) fn detail(&mut self) -> Option<String> {
-        self.call(None, |session| session.detail().map(str::to_owned))
+    pub(super) fn finding(&mut self) -> Option<Box<Finding>> {
+        self.call(None, |session| session.finding().cloned().map(Box::new))
+    }
+
+    pub(super) fn software(&mut self) -> Option<Box<str>> {
+        self.call(None, |session| Some(session.software()).filter(|text| !text.is_empty()).map(Box::from))
     }
 }
 

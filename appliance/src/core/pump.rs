@@ -343,7 +343,8 @@ impl<P: Port> Core<P> {
         }
         let what = Happened::Closed {
             reason,
-            detail: seat.session.detail(),
+            finding: seat.session.finding(),
+            software: seat.session.software(),
             flow: seat.flow_reason,
             lasted: now.since(seat.opened),
             from_peer: seat.leg(Leg::Public).bytes,

@@ -376,8 +376,8 @@ fn events_tell_of_proven_sessions_only() {
     let events = world.events();
     assert_eq!(events.len(), 2, "{events:?}");
     assert!(matches!(events[0].what, Happened::Dialled { .. }));
-    let Happened::Closed { reason, flow, from_peer, .. } = events[1].what else { panic!("{events:?}") };
-    assert_eq!((reason, flow, from_peer), (Reason::PeerLost, Some(FlowReason::Reset), 3));
+    let Happened::Closed { reason, flow, from_peer, .. } = &events[1].what else { panic!("{events:?}") };
+    assert_eq!((*reason, *flow, *from_peer), (Reason::PeerLost, Some(FlowReason::Reset), 3));
 }
 
 #[test]

@@ -18,6 +18,7 @@ use super::messages::number;
 use super::node_type::NodeType;
 use super::schema::{MessageType, Schema};
 use super::version::Version;
+use crate::finding::Finding;
 use crate::rules::{Action, Response, Table};
 use crate::session::Instant;
 use crate::verdict::Reason;
@@ -199,7 +200,7 @@ pub struct Inspector {
     noted: Noted,
     alarms: VecDeque<Alarm>,
     would: VecDeque<Would>,
-    detail: Option<String>,
+    finding: Option<Box<Finding>>,
     /// How long the peer's address is to be refused for what a message of it was refused for.
     penalty: Option<Duration>,
 }
@@ -235,7 +236,7 @@ impl Inspector {
             noted: Noted::default(),
             alarms: VecDeque::new(),
             would: VecDeque::new(),
-            detail: None,
+            finding: None,
             penalty: None,
         }
     }
@@ -250,9 +251,9 @@ impl Inspector {
         self.noted
     }
 
-    /// The message, field, place and limit of the refusal, once there was one.
-    pub fn detail(&self) -> Option<&str> {
-        self.detail.as_deref()
+    /// The message, field, place and limit of the refusal, once.
+    pub fn finding(&mut self) -> Option<Box<Finding>> {
+        self.finding.take()
     }
 
     /// How long the peer's address is to be refused, where the rules say so of the message that was refused.
@@ -303,12 +304,7 @@ impl Inspector {
     }
 
     /// Does about a message what the rules say for a reason. `None`: it is judged on as if there were none.
-    fn rule(
-        &mut self,
-        reason: Reason,
-        envelope: &Envelope,
-        what: impl fmt::Display,
-    ) -> Result<Option<Judged>, Reason> {
+    fn rule(&mut self, reason: Reason, envelope: &Envelope, what: Finding) -> Result<Option<Judged>, Reason> {
         let response = self.table.response(reason, Some(envelope.kind));
         if !response.passes(reason) {
             self.penalty = response.ban();
@@ -336,12 +332,11 @@ impl Inspector {
         }
     }
 
-    fn refuse(&mut self, reason: Reason, envelope: &Envelope, what: impl fmt::Display) -> Reason {
-        let name = self.schema.message(envelope.kind).map(|facts| &*facts.name);
-        self.detail = Some(match name {
-            Some(name) => format!("{name}: {what}"),
-            None => format!("type {}: {what}", envelope.kind),
-        });
+    /// A message is refused for this.
+    pub fn refuse(&mut self, reason: Reason, envelope: &Envelope, what: Finding) -> Reason {
+        let name = self.schema.message(envelope.kind).map(|facts| facts.name.to_string());
+        let message = Some(name.unwrap_or_else(|| format!("type {}", envelope.kind)));
+        self.finding = Some(Box::new(Finding { kind: Some(envelope.kind), message, ..what }));
         reason
     }
 
@@ -354,12 +349,16 @@ impl Inspector {
     /// Judges a message from the peer by its envelope.
     pub fn judge(&mut self, now: Instant, envelope: &Envelope) -> Result<Judged, Reason> {
         if envelope.kind == number::HANDSHAKE {
-            return Err(self.refuse(Reason::ChiaSecondHandshake, envelope, "it was sent before"));
+            return Err(self.refuse(
+                Reason::ChiaSecondHandshake,
+                envelope,
+                Finding::new("it was sent before"),
+            ));
         }
         let schema = self.schema.clone();
         let counted = self.limiter.count(now, self.table.from_peer(), self.tables(), envelope);
         if let Err(excess) = counted
-            && let Some(judged) = self.rule(Reason::RateLimited, envelope, excess)?
+            && let Some(judged) = self.rule(Reason::RateLimited, envelope, excess.into())?
         {
             return Ok(judged);
         }
@@ -375,14 +374,14 @@ impl Inspector {
     fn known(&mut self, envelope: &Envelope, facts: &MessageType, answer: Answer) -> Result<Judged, Reason> {
         if answer != Answer::Solicited && !facts.may_come_from(self.kind) {
             let what = format!("a {} never sends it to a full node", self.kind);
-            if let Some(judged) = self.rule(Reason::NotForThisSender, envelope, what)? {
+            if let Some(judged) = self.rule(Reason::NotForThisSender, envelope, Finding::new(what))? {
                 return Ok(judged);
             }
         }
         let windows = envelope.kind == number::CONFIGURE_WINDOW_SIZES;
         if windows && (!self.tables().third || self.windows.is_some()) {
             let what = "windows were not agreed on, or set before";
-            if let Some(judged) = self.rule(Reason::WindowsUnexpected, envelope, what)? {
+            if let Some(judged) = self.rule(Reason::WindowsUnexpected, envelope, Finding::new(what))? {
                 return Ok(judged);
             }
         }
@@ -403,7 +402,8 @@ impl Inspector {
                 "{} bytes, more than the {} that are held for a message",
                 envelope.body, self.hold_max
             );
-            return Err(self.refuse(Reason::MessageTooLarge, envelope, what));
+            let found = Finding::new(what).limited("hold", self.hold_max);
+            return Err(self.refuse(Reason::MessageTooLarge, envelope, found));
         }
         Ok(Judged::Hold)
     }
@@ -415,7 +415,11 @@ impl Inspector {
         if self.unsolicited > UNSOLICITED_MAX {
             let what = format!("answers nothing, as {UNSOLICITED_MAX} before it");
             // Whatever the rules say short of an end: it reaches no node.
-            self.rule(Reason::Unsolicited, envelope, what)?;
+            self.rule(
+                Reason::Unsolicited,
+                envelope,
+                Finding::new(what).limited("unsolicited", UNSOLICITED_MAX),
+            )?;
         }
         Ok(Judged::Drop)
     }
@@ -434,7 +438,12 @@ impl Inspector {
                 "an unknown type with {} bytes, number {} in a minute; {UNKNOWN_BYTES_MAX} and {UNKNOWN_COUNT_MAX} pass",
                 envelope.body, self.unknown
             );
-            if let Some(judged) = self.rule(Reason::UnknownMessage, envelope, what)? {
+            let (rule, limit) = match envelope.body > UNKNOWN_BYTES_MAX {
+                true => ("unknown_bytes", UNKNOWN_BYTES_MAX),
+                false => ("unknown_per_minute", UNKNOWN_COUNT_MAX),
+            };
+            let found = Finding::new(what).limited(rule, limit);
+            if let Some(judged) = self.rule(Reason::UnknownMessage, envelope, found)? {
                 return Ok(judged);
             }
             // Memory is bounded whatever the rules say.
@@ -507,8 +516,8 @@ impl Inspector {
             self.noted.shadowed += 1;
             return Ok(());
         }
-        let what = self.place(&fault);
-        self.rule(Reason::BodyMalformed, envelope, what).map(drop)
+        let found = self.place(&fault);
+        self.rule(Reason::BodyMalformed, envelope, found).map(drop)
     }
 
     fn is_reply(&self, kind: u8) -> bool {
@@ -519,8 +528,9 @@ impl Inspector {
         body.as_mut()?.take(&self.schema, &self.standard.scratches, piece).err()
     }
 
-    fn place(&self, fault: &Fault) -> String {
-        format!("{}, byte {}: {}", fault.path(&self.schema), fault.at, fault.flaw)
+    fn place(&self, fault: &Fault) -> Finding {
+        let field = Some(fault.path(&self.schema));
+        Finding { field, byte: Some(fault.at.into()), ..Finding::new(fault.flaw) }
     }
 
     /// The node's handshake, the whole body.
@@ -561,7 +571,7 @@ impl Inspector {
         *body = None;
         self.noted.odd += 1;
         if self.standard.truth.shadow(envelope.kind) {
-            let what = self.place(&fault);
+            let what = self.place(&fault).to_string();
             self.alarm_about(Alarm::Body { kind: envelope.kind, what });
         }
     }

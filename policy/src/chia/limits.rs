@@ -13,6 +13,7 @@ use core::time::Duration;
 
 use super::message::Envelope;
 use super::schema::{Limit, MessageType, Rate};
+use crate::finding::Finding;
 use crate::rules::Limits;
 use crate::session::Instant;
 
@@ -65,6 +66,19 @@ impl fmt::Display for Excess {
             Excess::AllMessages(limit) => write!(f, "more than {limit} messages of all types in a minute"),
             Excess::AllBytes(limit) => write!(f, "more than {limit} bytes of all types in a minute"),
         }
+    }
+}
+
+impl From<Excess> for Finding {
+    fn from(excess: Excess) -> Finding {
+        let (rule, limit) = match excess {
+            Excess::Size(limit) => ("size", limit.into()),
+            Excess::Messages(limit) => ("per_minute", limit.into()),
+            Excess::Bytes(limit) => ("bytes_per_minute", limit),
+            Excess::AllMessages(limit) => ("aggregate per_minute", limit.into()),
+            Excess::AllBytes(limit) => ("aggregate bytes_per_minute", limit),
+        };
+        Finding::new(excess).limited(rule, limit)
     }
 }
 

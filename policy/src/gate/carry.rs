@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::config::{Budget, Budgets, Share};
 use super::detour::Detour;
 use crate::chia::{Body, Envelope, Inspector, Judged, Noted, Scan, number};
+use crate::finding::Finding;
 use crate::session::Instant;
 use crate::verdict::Reason;
 use crate::websocket::Writer;
@@ -142,7 +143,7 @@ impl Inbound {
         }
         if let Some(passing) = &mut self.passing {
             if bytes.len() as u64 > passing.left {
-                return Err(Reason::EnvelopeMalformed);
+                return Err(misfit(passing, true, through.inspector));
             }
             through.inspector.inspect(&passing.envelope, &mut passing.body, bytes)?;
             if let Some(kept) = &mut passing.kept {
@@ -170,7 +171,9 @@ impl Inbound {
         let streams = judged == Judged::Stream;
         let budget = through.budgets.of(streams);
         if !budget.fits(total) {
-            return Err(Reason::MessageTooLarge);
+            let what = format!("{total} bytes, more than the {} that all sessions share", budget.total());
+            let found = Finding::new(what).limited("message_memory", budget.total());
+            return Err(through.inspector.refuse(Reason::MessageTooLarge, envelope, found));
         }
         let to = match judged {
             Judged::Drop => To::Nowhere,
@@ -200,8 +203,10 @@ impl Inbound {
 
     /// The message is complete: it passes as a whole.
     fn end(&mut self, through: &mut Through<'_>) -> Result<(), Reason> {
-        let passing = self.passing.take().filter(|passing| passing.left == 0);
-        let passing = passing.ok_or(Reason::EnvelopeMalformed)?;
+        let passing = self.passing.take().ok_or(Reason::EnvelopeMalformed)?;
+        if passing.left > 0 {
+            return Err(misfit(&passing, false, through.inspector));
+        }
         (self.scan, self.due) = (Scan::default(), None);
         if let Some(kept) = &passing.kept {
             through.inspector.peer_windows(kept);
@@ -242,6 +247,11 @@ impl Inbound {
             }
             self.detour.take(count);
         }
+    }
+
+    /// What has come of an envelope that is not complete, or not valid.
+    pub(super) fn envelope(&self) -> &[u8] {
+        self.scan.seen()
     }
 
     /// Whether a message waits for the node to be done with others.
@@ -309,6 +319,15 @@ impl Inbound {
     pub(super) fn abandon(&mut self) {
         *self = Inbound::default();
     }
+}
+
+/// The WebSocket message is longer or shorter than the envelope in it says.
+fn misfit(passing: &Passing, longer: bool, inspector: &mut Inspector) -> Reason {
+    let body = u64::from(passing.envelope.body);
+    let (byte, than) = if longer { (body, "longer") } else { (body - passing.left, "shorter") };
+    let what = format!("the message is {than} than the {body} bytes of body that its envelope states");
+    let found = Finding { byte: Some(byte), ..Finding::new(what) };
+    inspector.refuse(Reason::EnvelopeMalformed, &passing.envelope, found)
 }
 
 /// Begins a message's first frame with its envelope.

@@ -104,6 +104,11 @@ impl Budget {
         self.free.load(Ordering::Relaxed)
     }
 
+    /// All of it, in bytes.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
     /// Whether a message of this size can ever have its share.
     pub fn fits(&self, bytes: u64) -> bool {
         bytes <= self.total

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use super::carry::{Inbound, Tally, Through};
 use super::config::Config;
+use super::explain;
 use super::farewell;
 use super::half::{Half, Life};
 use super::outward::{Back, Outbound};
 use crate::chia::{Envelope, Handshake, Inspector, NodeType, number};
+use crate::finding::{Finding, clean};
 use crate::rules::{Rules, Table, Who};
 use crate::session::{Close, Instant, Leg, PeerId, Request, Standing};
 use crate::verdict::Reason;
@@ -63,12 +65,12 @@ pub(super) struct Exchange {
     pub(super) config: Arc<Config>,
     /// Those that the session began with, unless it was told to take others.
     pub(super) rules: Arc<Rules>,
-    table: Arc<Table>,
+    pub(super) table: Arc<Table>,
     source: IpAddr,
     seed: u64,
     pub(super) step: Step,
     /// When the step must be done.
-    due: Instant,
+    pub(super) due: Instant,
     pub(super) public: Half,
     pub(super) private: Half,
     pub(super) inbound: Inbound,
@@ -76,12 +78,15 @@ pub(super) struct Exchange {
     pub(super) inspector: Option<Box<Inspector>>,
     pub(super) requests: VecDeque<Request>,
     pub(super) verdict: Option<Reason>,
+    /// What exactly for.
+    pub(super) finding: Option<Box<Finding>>,
     /// How long the peer's address is to be refused for it.
     pub(super) penalty: Option<Duration>,
     pub(super) peer: Option<PeerId>,
     /// When the peer's last message arrived.
     pub(super) spoke: Instant,
     pub(super) tally: Tally,
+    /// Fit to be shown.
     pub(super) software: Box<str>,
 }
 
@@ -107,6 +112,7 @@ impl Exchange {
             inspector: None,
             requests: VecDeque::new(),
             verdict: None,
+            finding: None,
             penalty: None,
             peer: None,
             spoke: now,
@@ -206,7 +212,7 @@ impl Exchange {
     }
 
     /// Bytes a second that the peer has to manage.
-    fn rate(&self) -> u32 {
+    pub(super) fn rate(&self) -> u32 {
         self.table.rate.unwrap_or(self.config.limits.rate)
     }
 
@@ -335,24 +341,30 @@ impl Exchange {
         let Step::Handshake(message) = &mut self.step else { return Err(Reason::ChiaNoHandshake) };
         let limit = HANDSHAKE_BYTES_MAX as usize + crate::chia::ID_HEADER_BYTES;
         if message.len() + bytes.len() > limit {
+            self.finding = Some(explain::long_handshake(HANDSHAKE_BYTES_MAX));
             return Err(Reason::ChiaBadHandshake);
         }
         message.extend_from_slice(bytes);
-        if message.first().is_some_and(|&kind| kind != number::HANDSHAKE) {
+        if let Some(&kind) = message.first().filter(|&&kind| kind != number::HANDSHAKE) {
+            self.finding = Some(explain::no_handshake(self.rules.schema(), kind));
             return Err(Reason::ChiaNoHandshake);
         }
         if !end {
             return Ok(());
         }
         let mut message = core::mem::take(message);
-        let (kind, handshake) = self.check_handshake(&mut message)?;
+        let checked = self.check_handshake(&mut message);
+        let (kind, handshake) = checked.map_err(|(reason, found)| {
+            self.finding = Some(found);
+            reason
+        })?;
         let limits = self.config.limits;
         let standard = self.config.standard.clone();
         let rules = (self.rules.schema().clone(), self.table.clone());
         let most = (self.table.hold.unwrap_or(limits.hold), limits.stream);
         self.inspector = Some(Box::new(Inspector::new(standard, rules, kind, &handshake, most, now)));
         self.look_up();
-        self.software = handshake.software_version.into();
+        self.software = clean(&handshake.software_version).into();
         self.inbound.put(&mut self.private.writer, &message, &mut self.tally);
         self.requests.push_back(Request::Dial { peer: self.peer, kind: Some(kind) });
         self.step = Step::Dial;
@@ -361,20 +373,26 @@ impl Exchange {
     }
 
     /// Checks a whole handshake message and sets the server port that the node shall see in it.
-    fn check_handshake(&self, message: &mut [u8]) -> Result<(NodeType, Handshake), Reason> {
-        let envelope = Envelope::parse(message)?.ok_or(Reason::EnvelopeMalformed)?;
+    fn check_handshake(&self, message: &mut [u8]) -> Result<(NodeType, Handshake), (Reason, Box<Finding>)> {
+        let malformed =
+            || (Reason::EnvelopeMalformed, explain::handshake("", "its envelope does not fit it"));
+        let envelope = Envelope::parse(message).ok().flatten().ok_or_else(malformed)?;
         if envelope.total() != message.len() as u64 {
-            return Err(Reason::EnvelopeMalformed);
+            return Err(malformed());
         }
         let body = &mut message[envelope.header_bytes()..];
-        let handshake = Handshake::decode(body)?;
+        let handshake =
+            Handshake::decode(body).map_err(|error| (error.into(), explain::handshake("", error)))?;
         if handshake.network_id != self.config.network {
-            return Err(Reason::ChiaWrongNetwork);
+            let what = format!("\"{}\" instead of \"{}\"", clean(&handshake.network_id), self.config.network);
+            return Err((Reason::ChiaWrongNetwork, explain::handshake("network_id", what)));
         }
-        let kind = handshake.kind().ok_or(Reason::ChiaWrongType)?;
-        if !self.config.types.contains(kind) && !self.is_friend() {
-            return Err(Reason::ChiaWrongType);
-        }
+        let served = |kind: &NodeType| self.config.types.contains(*kind) || self.is_friend();
+        let Some(kind) = handshake.kind().filter(served) else {
+            let what = handshake.kind().map_or("no such type".to_owned(), |kind| format!("a {kind}"));
+            let what = format!("{what} is not served here");
+            return Err((Reason::ChiaWrongType, explain::handshake("node_type", what)));
+        };
         if let (Some(port), Some(at)) = (self.config.server_port, Handshake::server_port_bytes(body)) {
             body[at].copy_from_slice(&port.to_be_bytes());
         }
@@ -478,6 +496,7 @@ impl Exchange {
             return;
         }
         self.verdict = Some(reason);
+        self.explain(now, reason, &to_peer);
         let message = self.inspector.as_deref().and_then(Inspector::penalty);
         self.penalty = message.or_else(|| self.table.response(reason, None).ban());
         if let Some(inspector) = &mut self.inspector {

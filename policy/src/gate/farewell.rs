@@ -1,4 +1,5 @@
-//! What each side is told when a session ends: as a node would tell it, where that gives nothing away.
+//! What each side is told when a session ends: with the code that fits best and the text that a node would send, which says
+//! nothing that the peer did not know. Nodes take every code alike.
 
 use crate::tls::Failure;
 use crate::verdict::Reason;
@@ -20,10 +21,16 @@ pub(super) fn to_peer(reason: Reason) -> CloseFrame {
         | R::WsContinuation
         | R::WsFragments
         | R::WsControlFlood => (close_code::PROTOCOL_ERROR, ""),
-        R::WsTooLarge => (close_code::TOO_BIG, ""),
-        R::NoNode | R::DialBusy | R::DialFailed | R::NodeTls | R::NodeUpgrade | R::NodeTimeout => {
-            (close_code::TRY_AGAIN_LATER, "")
-        }
+        R::WsTextFrame => (close_code::UNSUPPORTED, ""),
+        R::WsTooLarge | R::MessageTooLarge => (close_code::TOO_BIG, ""),
+        R::RateLimited | R::Unsolicited | R::TooSlow | R::Stalled => (close_code::POLICY_VIOLATION, ""),
+        R::SlotsTaken
+        | R::NoNode
+        | R::DialBusy
+        | R::DialFailed
+        | R::NodeTls
+        | R::NodeUpgrade
+        | R::NodeTimeout => (close_code::TRY_AGAIN_LATER, ""),
         R::NodeLost | R::NodeProtocol | R::NodeStalled | R::Aborted | R::Drained => {
             (close_code::GOING_AWAY, "")
         }

@@ -12,6 +12,7 @@ mod carry;
 mod config;
 mod detour;
 mod exchange;
+mod explain;
 mod farewell;
 mod half;
 pub mod light;
@@ -28,6 +29,7 @@ pub use config::{Budget, Budgets, Config, Deadlines, Limits, Share};
 pub use privacy::Privacy;
 
 use crate::chia::{Inspector, Minute, NodeType, Tables, Would};
+use crate::finding::Finding;
 use crate::rules::{Rules, Who};
 use crate::session::{Close, Done, End, Instant, Leg, PeerId, Request, Session};
 use crate::tls::connector::Showing;
@@ -119,11 +121,6 @@ impl Gate {
     /// What the peer is, once its handshake passed.
     pub fn kind(&self) -> Option<NodeType> {
         self.exchange.kind()
-    }
-
-    /// The software version from the peer's handshake. Up to 128 bytes of whatever the peer likes: escape it in reports.
-    pub fn software(&self) -> &str {
-        &self.exchange.software
     }
 
     /// Whether both handshakes are done and messages pass.
@@ -439,8 +436,12 @@ impl Session for Gate {
         self.exchange.verdict
     }
 
-    fn detail(&self) -> Option<&str> {
-        self.exchange.inspector.as_ref()?.detail()
+    fn finding(&self) -> Option<&Finding> {
+        self.exchange.finding.as_deref()
+    }
+
+    fn software(&self) -> &str {
+        &self.exchange.software
     }
 
     fn penalty(&self) -> Option<Duration> {

@@ -16,6 +16,10 @@ pub mod close_code {
     pub const GOING_AWAY: u16 = 1001;
     /// A protocol error.
     pub const PROTOCOL_ERROR: u16 = 1002;
+    /// A kind of data that is not taken here.
+    pub const UNSUPPORTED: u16 = 1003;
+    /// Against a rule of this side that no other code names.
+    pub const POLICY_VIOLATION: u16 = 1008;
     /// A message too big to process.
     pub const TOO_BIG: u16 = 1009;
     /// Try again later.

@@ -11,7 +11,9 @@ mod writer;
 
 pub use frame::{CloseFrame, FrameHeader, Opcode, apply_mask, close_code, encode_frame};
 pub use reader::{Limits, Piece, Reader};
-pub use upgrade::{ClientUpgrade, REQUEST_BYTES_MAX, ServerUpgrade, Upgraded, accept_key, upgrade_request};
+pub use upgrade::{
+    ClientUpgrade, HEADERS_MAX, REQUEST_BYTES_MAX, ServerUpgrade, Upgraded, accept_key, upgrade_request,
+};
 pub use writer::{Masks, Writer};
 
 /// Which end of a connection we are.

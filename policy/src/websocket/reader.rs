@@ -82,6 +82,9 @@ pub struct Reader {
     message: Option<Message>,
     controls: u32,
     controls_since: Instant,
+    /// Bytes taken, and those before the frame whose header came last.
+    seen: u64,
+    frame_at: u64,
 }
 
 impl Reader {
@@ -97,12 +100,24 @@ impl Reader {
             message: None,
             controls: 0,
             controls_since: Instant::ZERO,
+            seen: 0,
+            frame_at: 0,
         }
     }
 
     /// Whether a message or a frame has begun and not ended.
     pub fn is_within(&self) -> bool {
         self.header_len > 0 || self.frame.is_some() || self.control.is_some() || self.message.is_some()
+    }
+
+    /// The limits that it holds the other side to.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Where the frame began whose header came last, in bytes from the first; and the first bytes of that header.
+    pub fn last_frame(&self) -> (u64, [u8; 2]) {
+        (self.frame_at, [self.header[0], self.header[1]])
     }
 
     /// Takes bytes from the front of `bytes`: says how many, and what they were. To be called again with the rest until
@@ -116,6 +131,11 @@ impl Reader {
         while self.frame.is_none() && self.control.is_none() {
             let Some(&byte) = bytes.get(taken) else { return Ok((taken, None)) };
             taken += 1;
+            if self.header_len == 0 {
+                self.frame_at = self.seen;
+                self.header = [0; HEADER_BYTES_MAX];
+            }
+            self.seen += 1;
             self.header[usize::from(self.header_len)] = byte;
             self.header_len += 1;
             if let Some((header, _)) = FrameHeader::parse(&self.header[..usize::from(self.header_len)])? {
@@ -126,6 +146,7 @@ impl Reader {
         let rest = &mut bytes[taken..];
         let (used, piece) =
             if self.control.is_some() { self.read_control(rest)? } else { self.read_data(rest) };
+        self.seen += used as u64;
         Ok((taken + used, piece))
     }
 

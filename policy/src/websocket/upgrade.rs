@@ -10,7 +10,7 @@ use crate::verdict::Reason;
 pub const REQUEST_BYTES_MAX: usize = 4 * 1024;
 
 /// Most header lines. A node's own request has eight.
-const HEADERS_MAX: usize = 32;
+pub const HEADERS_MAX: usize = 32;
 
 /// RFC 6455, section 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -85,6 +85,16 @@ impl ServerUpgrade {
             accept_key(&key)
         );
         Ok(Some(Upgraded { response: response.into_bytes() }))
+    }
+
+    /// The request's first line, as far as it has come.
+    pub fn line(&self) -> &[u8] {
+        self.0.0.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or_default()
+    }
+
+    /// Bytes of the request that have come.
+    pub fn seen(&self) -> usize {
+        self.0.0.len()
     }
 
     /// What a refused client is told; `None` where silence is the better answer.

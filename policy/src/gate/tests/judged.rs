@@ -4,7 +4,6 @@ use core::slice::from_ref;
 
 use super::world::{MASK, World, binary};
 use crate::chia::{Alarm, Handshake, Message, NodeType, number};
-use crate::session::Session;
 use crate::verdict::Reason;
 use crate::websocket::{Opcode, encode_frame};
 
@@ -57,7 +56,7 @@ fn fork_day_closes_nothing() {
     world.node_sends(&ask.encode());
     says(&mut world, &[invented.clone(), block.clone()]);
     world.node_sends(&invented.encode());
-    assert_eq!(world.verdict(), None, "{:?}", world.gate.detail());
+    assert_eq!(world.verdict(), None, "{:?}", world.detail());
     assert_eq!(world.node_messages()[1..], encoded(&[invented.clone(), block]));
     assert_eq!(world.peer.messages.last(), Some(&invented.encode()));
     assert_eq!(world.alarms, [Alarm::Type(INVENTED)]);
@@ -81,7 +80,7 @@ fn a_body_that_is_none_ends_the_session_and_says_where() {
     peak.body.pop();
     says(&mut world, &[peak]);
     assert_eq!(world.verdict(), Some(Reason::BodyMalformed));
-    assert_eq!(world.gate.detail(), Some("new_peak: header_hash, byte 0: leads beyond the body's end"));
+    assert_eq!(world.detail().as_deref(), Some("new_peak: header_hash, byte 0: leads beyond the body's end"));
     assert_eq!(world.node_messages().len(), 1);
     // In any cutting, and before the end has come.
     let request = Message::new(number::REQUEST_BLOCKS, [0, 0, 0, 1, 0, 0, 0, 33, 2]).encode();
@@ -97,9 +96,9 @@ fn a_body_that_is_none_ends_the_session_and_says_where() {
             break;
         }
     }
-    assert_eq!(world.verdict(), Some(Reason::BodyMalformed), "{:?}", world.gate.detail());
+    assert_eq!(world.verdict(), Some(Reason::BodyMalformed), "{:?}", world.detail());
     let expected = "request_blocks: include_transaction_block, byte 8: no such form";
-    assert_eq!(world.gate.detail(), Some(expected));
+    assert_eq!(world.detail().as_deref(), Some(expected));
 }
 
 #[test]
@@ -131,7 +130,7 @@ fn replies_to_nothing_are_thrown_away_and_then_end_the_session() {
     assert_eq!(world.node_messages()[1..], encoded(&[new_peak(1)]));
     says(&mut world, &[reject_blocks(5)]);
     assert_eq!(world.verdict(), Some(Reason::Unsolicited));
-    assert_eq!(world.gate.detail(), Some("reject_blocks: answers nothing, as 16 before it"));
+    assert_eq!(world.detail().as_deref(), Some("reject_blocks: answers nothing, as 16 before it"));
 }
 
 #[test]
@@ -252,7 +251,7 @@ fn a_peer_that_a_node_would_ban_is_stopped_first() {
     assert_eq!((world.verdict(), world.node_messages().len()), (None, 11));
     says(&mut world, &[ask]);
     assert_eq!(world.verdict(), Some(Reason::RateLimited));
-    assert_eq!(world.gate.detail(), Some("request_peers: more than 10 in a minute"));
+    assert_eq!(world.detail().as_deref(), Some("request_peers: more than 10 in a minute"));
 }
 
 #[test]

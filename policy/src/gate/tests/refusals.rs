@@ -56,6 +56,12 @@ fn closed_after(world: World, passed: usize, script: impl FnOnce(&mut World), re
 fn check_told(world: &World, reason: Reason, told: Told) {
     let peer = &world.peer;
     assert_eq!(peer.closed, Some(Close::Finish(reason)));
+    let peers_fault =
+        ["http_", "ws_", "chia_", "envelope_"].iter().any(|kind| reason.name().starts_with(kind));
+    if peers_fault {
+        let found = world.gate.finding().expect("something to tell the operator");
+        assert!(!found.step.is_empty() && !found.what.is_empty(), "{found:?}");
+    }
     match told {
         Nothing => {
             assert!(peer.close.is_none() && (peer.http.is_empty() || peer.http.starts_with("HTTP/1.1 101")))
@@ -177,7 +183,7 @@ fn bad_frames() -> Vec<(Vec<u8>, Reason, Told)> {
         (encode_frame(true, Opcode::Binary, None, &peak), Reason::WsUnmasked, Closed(1002, "")),
         (reserved, Reason::WsReservedBits, Closed(1002, "")),
         (opcode, Reason::WsOpcode, Closed(1002, "")),
-        (frame(true, Opcode::Text, b"{}"), Reason::WsTextFrame, Closed(1000, "")),
+        (frame(true, Opcode::Text, b"{}"), Reason::WsTextFrame, Closed(1003, "")),
         (long_form, Reason::WsLength, Closed(1002, "")),
         (vec![0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4], Reason::WsLength, Closed(1002, "")),
         (vec![0x82, 0xff, 0, 0, 0, 0x10, 0, 0, 0, 0, 1, 2, 3, 4], Reason::WsTooLarge, Closed(1009, "")),
@@ -338,8 +344,8 @@ fn messages_that_must_not_reach_the_node() {
         (vec![], Reason::EnvelopeMalformed, Closed(1002, "-4")),
         (message(wallets_own, 100), Reason::NotForThisSender, Closed(1002, "1")),
         (message(to_wallets, 100), Reason::NotForThisSender, Closed(1002, "1")),
-        (message(number::NEW_PEAK, 513), Reason::RateLimited, Closed(1000, "")),
-        (message(number::REQUEST_PEERS, 101), Reason::RateLimited, Closed(1000, "")),
+        (message(number::NEW_PEAK, 513), Reason::RateLimited, Closed(1008, "")),
+        (message(number::REQUEST_PEERS, 101), Reason::RateLimited, Closed(1008, "")),
         (message(200, 65_537), Reason::UnknownMessage, Closed(1002, "-4")),
     ];
     for (message, reason, told) in cases {
@@ -354,7 +360,7 @@ fn an_unsolicited_reply_beyond_what_is_held() {
     let mut bytes = [0; ID_HEADER_BYTES];
     let len = header.write(&mut bytes);
     let frame = encode_frame(false, Opcode::Binary, Some(MASK), &bytes[..len]);
-    closed(|world| world.say(&frame), Reason::MessageTooLarge, Closed(1000, ""));
+    closed(|world| world.say(&frame), Reason::MessageTooLarge, Closed(1009, ""));
 }
 
 #[test]

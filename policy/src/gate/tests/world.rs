@@ -480,6 +480,11 @@ impl World {
         self.now = self.now.max(end);
     }
 
+    /// What exactly it ended for, in words.
+    pub(super) fn detail(&self) -> Option<String> {
+        self.gate.finding().map(ToString::to_string)
+    }
+
     pub(super) fn verdict(&self) -> Option<Reason> {
         self.gate.verdict()
     }
