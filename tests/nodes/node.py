@@ -7,6 +7,7 @@ Answers one JSON line per command line, in order; the first line it prints says 
     {"do": "state"}                          peak, own id, connections, messages by type, bans
     {"do": "connect", "host": H, "port": P}  dial, as the node's RPC `open_connection` does
     {"do": "farm", "blocks": N}              farm transaction blocks (needs --farms)
+    {"do": "learn", "hosts": [H, ...]}        know these as peers, private ones too, to be told to who asks
 
 The node stops when its standard input ends. Each root gets a TLS identity of its own, so each is another peer.
 """
@@ -17,12 +18,14 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import chain
 
 NETWORK = "testnet0"
+PEERS_PORT = 58555  # the default of no network, which a node would not pass on
 INBOUND_SLOTS = 32  # what the stock configuration leaves for inbound full nodes
 # Libraries print, and the plotter does so from C: only answers go to standard output.
 ANSWERS = os.fdopen(os.dup(1), "w")
@@ -153,6 +156,17 @@ class Control:
         for _ in range(blocks):
             await api.farm_new_transaction_block(FarmNewBlockProtocol(api.bt.farmer_ph))
         return await self.state()
+
+    async def learn(self, hosts):
+        from chia.types.peer_info import PeerInfo, TimestampedPeerInfo
+
+        known = self.node.full_node_peers.address_manager
+        known.make_private_subnets_valid()
+        for host in hosts:
+            # Each from a source of its own: what one source tells shares few places.
+            source = PeerInfo(host, PEERS_PORT)
+            await known.add_to_new_table([TimestampedPeerInfo(host, PEERS_PORT, int(time.time()))], source)
+        return {"known": await known.size()}
 
     async def carry_out(self, command):
         try:

@@ -1,11 +1,12 @@
 """A peer that does one thing to a Chia port and says how it was answered, as one JSON line.
 
-    peer.py KIND --to HOST:PORT [--from ADDRESS] [--certificate CRT --key KEY] [--network NAME] [--hold]
+    peer.py KIND --to HOST:PORT [--from ADDRESS] [--certificate CRT --key KEY] [--network NAME] [--hold] [--ask-peers N]
 
 Kinds: `chia` shows a fresh identity of the Chia CA (or the one given), upgrades and sends a handshake; `anonymous` shows
 no certificate; `foreign` one of an authority of its own; `http` speaks plain HTTP; `garbage` sends bytes that are no
 TLS. With --hold an accepted `chia` session is kept, answering pings, until standard input ends; a second line then says
-whether it was still open.
+whether it was still open. With --ask-peers N it asks N times for the peers that the node knows, and its answer has all messages
+that came until it was answered as often, in hexadecimal, under `messages`.
 
 Outcomes: `accepted` (the handshake was answered), `refused` with a detail (anything that ended before), `silent`.
 """
@@ -28,6 +29,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 PATIENCE = 45  # seconds
 FULL_NODE = 1
 HANDSHAKE = 1
+REQUEST_PEERS = 43
+RESPOND_PEERS = 44
 CAPABILITIES = [(1, "1"), (2, "1"), (3, "1"), (5, "1")]
 
 
@@ -108,10 +111,26 @@ async def session(arguments, folder):
             answer = await socket.receive()
             if answer.type != aiohttp.WSMsgType.BINARY or answer.data[0] != HANDSHAKE:
                 return refused(f"{answer.type.name} {answer.data!r} {answer.extra!r}")
+            if arguments.ask_peers:
+                messages = [answer.data, *await asked(socket, arguments.ask_peers)]
+                return {"outcome": "accepted", "messages": [message.hex() for message in messages]}
             say({"outcome": "accepted"})
             if arguments.hold:
                 say({"still_open": await held(socket)})
             return None
+
+
+async def asked(socket, times):
+    """Asks for peers so many times, and reads until it was answered as often."""
+    for number in range(times):
+        await socket.send_bytes(struct.pack(">BBHI", REQUEST_PEERS, 1, number, 0))
+    messages, answers = [], 0
+    async for message in socket:
+        messages.append(message.data)
+        answers += message.data[0] == RESPOND_PEERS
+        if answers == times:
+            break
+    return messages
 
 
 async def held(socket):
@@ -170,6 +189,7 @@ def main():
     parser.add_argument("--key")
     parser.add_argument("--network", default="testnet0")
     parser.add_argument("--hold", action="store_true")
+    parser.add_argument("--ask-peers", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         answer = asyncio.run(act(arguments, Path(folder)))

@@ -10,6 +10,7 @@
 //! - [`kernel_peer`]: the Linux kernel's TCP as opponent.
 //! - [`machine`]: the image in a virtual machine, as the appliance.
 //! - [`nodes`]: real Chia nodes and single-purpose peers; [`site`]: the networks that they live in.
+//! - [`privacy`]: nothing that goes outward names an inner address.
 //! - [`node_sync`]: a real node syncs through the appliance, everybody else is refused.
 //! - [`node_bodies`]: bodies of messages judged by us and by the node.
 //! - [`node_attack`]: the same while floods run ([`flood`]), and what happens to a bare node.
@@ -25,6 +26,7 @@ pub mod node_bodies;
 pub mod node_sync;
 pub mod nodes;
 pub mod pattern;
+pub mod privacy;
 pub mod rig;
 pub mod site;
 

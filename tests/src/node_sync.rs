@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::appliance::Appliance;
 use crate::check::{Context, Outcome, Report, ensure, wait_for};
 use crate::nodes::{CHAIN_BLOCKS, Node, NodeSetup, Peer};
+use crate::privacy;
 use crate::site::{CHIA_PORT, PRIVATE_V4, PUBLIC_V4, Site, counted};
 
 /// A long sync of the test chain takes half a minute of a quiet machine's time.
@@ -47,10 +48,16 @@ pub fn run(report: &mut Report) {
     report.case("second-node", || second_node(&mut site));
     report.case("second-identical-id", || second_identical_id(&mut site, &appliance, &mut first));
     report.case("own-node", || own_node(&site, &appliance));
+    report.case("addresses-stay-inside-snat", || privacy::holds(&mut site, &appliance, true));
     report.case("nothing-remains", || {
         drop(first);
         site.node.connections(0)?;
         appliance.alive()
+    });
+    drop(appliance);
+    report.case("addresses-stay-inside-transparent", || {
+        let appliance = site.appliance(PUBLIC_V4, "10.2.0.2", "transparent")?;
+        privacy::holds(&mut site, &appliance, false)
     });
 }
 

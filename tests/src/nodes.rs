@@ -158,6 +158,13 @@ impl Node {
             .context("the height after farming")
     }
 
+    /// Makes it know `hosts` as peers, private ones too, and tell of them; how many it knows then.
+    pub fn learn(&mut self, hosts: &[String]) -> Outcome<u64> {
+        self.ask(&json!({ "do": "learn", "hosts": hosts }))?["known"]
+            .as_u64()
+            .context("how many peers it knows")
+    }
+
     /// Waits until its peak is at `height`, then gives its state. `each` is asked now and then and can end the wait.
     pub fn reach(
         &mut self,
@@ -196,6 +203,8 @@ pub struct Answer {
     pub outcome: String,
     /// More words.
     pub detail: String,
+    /// Messages that came, where it was told to ask for something.
+    pub messages: Vec<Vec<u8>>,
 }
 
 /// A peer that makes one attempt, and holds what was accepted if told so.
@@ -216,7 +225,10 @@ impl Peer {
     pub fn answer(&self, limit: Duration) -> Outcome<Answer> {
         let answer = self.dialogue.hear(limit).context("a peer")?;
         let word = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
-        Ok(Answer { outcome: word("outcome"), detail: word("detail") })
+        let messages = answer["messages"].as_array().into_iter().flatten();
+        let messages =
+            messages.map(|text| bytes(text.as_str().unwrap_or_default())).collect::<Outcome<_>>()?;
+        Ok(Answer { outcome: word("outcome"), detail: word("detail"), messages })
     }
 
     /// Lets go of a held session; whether it was still open.
@@ -229,6 +241,52 @@ impl Peer {
     /// Process id, for messages.
     pub fn pid(&self) -> u32 {
         self.dialogue.process.0.id()
+    }
+}
+
+/// What hexadecimal text stands for.
+fn bytes(text: &str) -> Outcome<Vec<u8>> {
+    let pairs = (0..text.len()).step_by(2).map(|at| text.get(at..at + 2).unwrap_or_default());
+    pairs.map(|pair| u8::from_str_radix(pair, 16).context("a message in hexadecimal")).collect()
+}
+
+/// What came in by a device while somebody listened there.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// Frames.
+    pub frames: u64,
+    /// Addresses in their headers.
+    pub addresses: Vec<String>,
+    /// Those of the texts that were listened for that stood in one.
+    pub texts: Vec<String>,
+}
+
+/// Somebody who listens to a device.
+#[derive(Debug)]
+pub struct Wire {
+    dialogue: Dialogue,
+}
+
+impl Wire {
+    /// Listens in `namespace` to what comes in by `device`, also for `texts`.
+    pub fn listen(namespace: &Namespace, device: &str, texts: &[&str]) -> Outcome<Self> {
+        let mut command = namespace.command(python()?);
+        command.arg(script("wire.py")?).args(["--device", device]).args(texts);
+        let dialogue = Dialogue::start(&mut command)?;
+        dialogue.hear(PATIENCE).context("listening to a device")?;
+        Ok(Wire { dialogue })
+    }
+
+    /// What was heard.
+    pub fn end(mut self) -> Outcome<Heard> {
+        self.dialogue.questions = None;
+        let answer = self.dialogue.hear(PATIENCE).context("what was heard")?;
+        let list = |key: &str| {
+            let items = answer[key].as_array().into_iter().flatten();
+            items.filter_map(|item| item.as_str().map(str::to_owned)).collect()
+        };
+        let frames = answer["frames"].as_u64().context("how many frames came")?;
+        Ok(Heard { frames, addresses: list("addresses"), texts: list("texts") })
     }
 }
 
