@@ -11,7 +11,7 @@ use hedgerow_dataplane::admit;
 use hedgerow_dataplane::frame::Abilities;
 use hedgerow_dataplane::link::{self, LinkConfig};
 use hedgerow_dataplane::screen::{Master, ScreenConfig};
-use hedgerow_dataplane::shard::{self, Accept, Exchange, ShardIndex, ShardLink, Target};
+use hedgerow_dataplane::shard::{self, Accept, Exchange, ListenerId, ShardIndex, ShardLink, Target};
 use hedgerow_dataplane::tcp::{self, EngineConfig};
 use hedgerow_dataplane::wire::{LinkId, Prefix};
 use hedgerow_policy::chia::{NodeType, NodeTypes, Standard};
@@ -28,6 +28,7 @@ use crate::core::{CoreConfig, Errand};
 use crate::identity::Secret;
 use crate::pool::{NodeConfig, PATIENCE, PoolConfig};
 use crate::sessions::Kind;
+use crate::sockets;
 
 /// Bytes of unfinished messages that one node may hold.
 const UNFINISHED_PER_NODE: u64 = 64 << 20;
@@ -97,6 +98,7 @@ pub fn core(
     let limits = &config.limits;
     let shards = u32::from(place.shards.max(1));
     let flows_each = limits.flows.div_ceil(shards as usize);
+    let polled = config.ports.iter().any(|port| !port.is_sockets());
     let connect_timeout = config.pools.iter().map(|pool| pool.dial_timeout).max();
     CoreConfig {
         shard: shard::Config {
@@ -134,10 +136,9 @@ pub fn core(
                 known_percent: limits.known_percent,
             },
             engine: EngineConfig {
-                flows: flows(config, place.shards),
-                time_waits: flows_each,
-                blocks: usize::try_from(limits.buffer_memory / u64::from(shards)).unwrap_or(usize::MAX)
-                    / tcp::BLOCK,
+                flows: if polled { flows(config, place.shards) } else { hedgerow_dataplane::frame::BATCH },
+                time_waits: if polled { flows_each } else { 1 },
+                blocks: usize::try_from(buffers(config, true)).unwrap_or(usize::MAX) / tcp::BLOCK,
                 connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(5)),
                 ..EngineConfig::default()
             },
@@ -160,8 +161,54 @@ pub fn core(
     }
 }
 
+/// Buffer memory of one shard's own TCP, or of its sockets, in bytes: they have halves where both are there.
+fn buffers(config: &Config, polled: bool) -> u64 {
+    let each = config.limits.buffer_memory / u64::from(config.cores.shards());
+    let of_that_kind = |port: &&Port| port.is_sockets() != polled;
+    match config.ports.iter().filter(of_that_kind).count() {
+        0 => 0,
+        count if count == config.ports.len() => each,
+        _ => each / 2,
+    }
+}
+
+/// What the sockets of a core are told, of which `core` is told the rest; `None` where no port has any.
+pub fn sockets(
+    config: &Config,
+    core: &CoreConfig,
+    census: &Arc<admit::Census>,
+    seed: [u8; 16],
+) -> Option<sockets::Setup> {
+    let own = |port: &Port| port.addresses.iter().map(|own| own.address).collect::<Vec<_>>();
+    let sources: Vec<_> = config.ports.iter().map(|port| port.is_sockets().then(|| own(port))).collect();
+    let wanted = |(number, listener): (u16, &Listener)| {
+        let own = sources[listener.port].iter().flatten().copied();
+        let own = own.filter(|own| listener.address.is_none_or(|wanted| wanted == *own)).collect::<Vec<_>>();
+        let port = listener.local_port;
+        own.into_iter().map(move |own| sockets::Wanted {
+            address: SocketAddr::new(own, port),
+            listener: ListenerId(number),
+        })
+    };
+    let listeners = (0u16..).zip(&config.listeners).flat_map(wanted).collect();
+    sources.iter().any(Option::is_some).then(|| sockets::Setup {
+        listeners,
+        sources: sources.clone(),
+        limits: core.shard.admit,
+        flows: core.shard.admit.flows as usize,
+        memory: buffers(config, false),
+        shard: (core.shard.index.index, config.cores.shards()),
+        census: census.clone(),
+        seed,
+    })
+}
+
 fn link(port: &Port, abilities: &Abilities, shards: u32) -> LinkConfig {
     let standard = LinkConfig::default();
+    if port.is_sockets() {
+        // Its addresses are the kernel's, and no frame comes.
+        return LinkConfig { mtu: abilities.mtu, ..standard };
+    }
     LinkConfig {
         pings_per_second: standard.pings_per_second.div_ceil(shards),
         mtu: port.mtu.unwrap_or(abilities.mtu),

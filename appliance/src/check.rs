@@ -106,6 +106,7 @@ fn port_line(port: &Port) -> String {
         Driver::AfXdp => "af-xdp",
         Driver::AfPacket => "af-packet",
         Driver::Tap => "tap",
+        Driver::Sockets => return format!("ordinary sockets, {}", addresses.join(", ")),
     };
     let mut line = format!("device {} ({driver}), {}", port.device, addresses.join(", "));
     if let Some(vlan) = port.vlan {
@@ -173,15 +174,28 @@ fn exemptions(config: &Config, pool: &Pool) -> String {
 pub fn machine(config: &Config) -> Vec<(bool, String)> {
     let mut found = Vec::new();
     for port in &config.ports {
-        if !port.is_tap() && !Path::new("/sys/class/net").join(&port.device).exists() {
+        let device = !port.is_tap() && !port.is_sockets();
+        if device && !Path::new("/sys/class/net").join(&port.device).exists() {
             found.push((false, format!("port.{}: this machine has no device `{}`", port.name, port.device)));
         }
     }
+    let sockets = config.ports.iter().filter(|port| port.is_sockets());
+    found.extend(sockets.map(|port| (false, format!("port.{}: {}", port.name, crate::sockets::CAVEAT))));
     // Who only looks on minds nobody else's addresses.
     let taken = if config.mode == Mode::Tap { Vec::new() } else { kernel_addresses() };
     for (port, own) in
         config.ports.iter().flat_map(|port| port.addresses.iter().map(move |own| (port, own.address)))
     {
+        if port.is_sockets() {
+            let anywhere = own.is_unspecified() || own.is_loopback();
+            if !anywhere && !taken.contains(&own) {
+                found.push((
+                    false,
+                    format!("port.{}: the kernel of this machine does not have {own}", port.name),
+                ));
+            }
+            continue;
+        }
         match (port.share, taken.contains(&own)) {
             (Share::Nothing, true) => found.push((false, kernel_too(port, own))),
             (Share::Listeners, false) if config.mode != Mode::Tap => found.push((

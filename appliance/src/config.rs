@@ -168,6 +168,8 @@ pub enum Driver {
     AfPacket,
     /// A TAP device, created if it does not exist.
     Tap,
+    /// No frames at all: ordinary sockets of the kernel, without privileges and without what the screen defends against.
+    Sockets,
 }
 
 /// A device that frames come from and go to, and our addresses on it.
@@ -175,7 +177,7 @@ pub enum Driver {
 pub struct Port {
     /// Name in the configuration.
     pub name: String,
-    /// Name of the network device.
+    /// Name of the network device; `sockets` where there is none.
     pub device: String,
     /// How frames are taken from it.
     pub driver: Driver,
@@ -198,12 +200,17 @@ pub struct Port {
 }
 
 impl Port {
+    /// Whether its connections are the kernel's.
+    pub fn is_sockets(&self) -> bool {
+        self.driver == Driver::Sockets
+    }
+
     /// Whether it is a TAP device, which need not exist before.
     pub fn is_tap(&self) -> bool {
         match self.driver {
             Driver::Tap => true,
             Driver::Auto => self.device.starts_with("tap"),
-            Driver::AfPacket | Driver::AfXdp => false,
+            Driver::AfPacket | Driver::AfXdp | Driver::Sockets => false,
         }
     }
 }

@@ -8,6 +8,7 @@ mod conduct;
 mod denials;
 mod dial;
 mod guard;
+mod legs;
 mod pump;
 mod seats;
 mod statistics;
@@ -34,6 +35,7 @@ use crate::pool::{PoolConfig, Ticket};
 use crate::pulse::{Phase, Pulse};
 use crate::rules::Policy;
 use crate::rules::witness::Witness;
+use crate::sockets::Sockets;
 use crate::workers::Desk;
 use conduct::Enforced;
 pub(crate) use guard::{discard, run as run_guarded};
@@ -182,6 +184,8 @@ pub enum Happened {
 /// One core.
 pub struct Core<P> {
     shard: Shard,
+    /// Connections of the kernel, where a port is served by ordinary sockets.
+    sockets: Option<Sockets>,
     ports: Vec<Attached<P>>,
     sessions: Box<dyn Sessions>,
     seats: Seats,
@@ -237,6 +241,7 @@ impl<P: Port> Core<P> {
         let attach = |port| Attached { port, rx: Batch::new(), tx: Batch::new() };
         Core {
             shard: Shard::new(&config.shard, now),
+            sockets: None,
             ports: ports.into_iter().map(attach).collect(),
             sessions,
             seats: Seats::new(config.shard.engine.flows, (number, commons.cores())),
@@ -299,7 +304,7 @@ impl<P: Port> Core<P> {
         self.tell_denials(now);
         self.pulse.enter(Phase::Receiving);
         let known = self.receive(now, Lane::Known)? + self.receive_handed(now)?;
-        let received = known + self.receive(now, Lane::Stranger)?;
+        let received = known + self.receive(now, Lane::Stranger)? + self.poll_sockets(now);
         self.pulse.enter(Phase::Timers);
         if self.shard.deadline().is_some_and(|at| at <= now) {
             self.shard.advance(now);
@@ -316,7 +321,8 @@ impl<P: Port> Core<P> {
         self.take_events(now);
         self.pulse.enter(Phase::Sending);
         let sent = self.send(now)?;
-        let pending = worked || !self.ready.is_empty() || !self.adopting.is_empty() || self.has_mail();
+        let waiting = !self.ready.is_empty() || !self.adopting.is_empty() || self.sockets_pending();
+        let pending = worked || waiting || self.has_mail();
         Ok(Progress { received, sent, pending })
     }
 
@@ -330,6 +336,7 @@ impl<P: Port> Core<P> {
             .into_iter()
             .chain(self.watch.deadline())
             .chain(self.shard.deadline())
+            .chain(self.sockets.as_ref().and_then(Sockets::deadline))
             .chain(self.seats.deadline())
             .min()
     }
@@ -362,7 +369,8 @@ impl<P: Port> Core<P> {
 
     /// Whether no flow is left.
     pub fn is_empty(&self) -> bool {
-        self.seats.live == 0 && self.shard.statistics().flows == 0
+        let sockets = self.sockets.as_ref().map_or(0, Sockets::flows);
+        self.seats.live == 0 && self.shard.statistics().flows + sockets == 0
     }
 
     /// The next session event.
@@ -378,7 +386,8 @@ impl<P: Port> Core<P> {
     /// Descriptors that become readable when frames wait; `None` where a port has none, or holds frames that only another
     /// step will bring out.
     pub fn park(&mut self) -> Option<Vec<BorrowedFd<'_>>> {
-        self.ports.iter_mut().map(|attached| attached.port.park()).collect()
+        let sockets = self.sockets.iter().map(|sockets| Some(sockets.fd()));
+        self.ports.iter_mut().map(|attached| attached.port.park()).chain(sockets).collect()
     }
 
     /// Whether other threads have left something that a step would take: frames, letters, finished work.
@@ -452,6 +461,9 @@ impl<P: Port> Core<P> {
     /// Sends what the engine and the links have to say.
     fn send(&mut self, now: Instant) -> Result<usize, PortFault> {
         self.tell_ports();
+        if let Some(sockets) = &mut self.sockets {
+            sockets.flush();
+        }
         let mut sent = 0;
         for (index, Attached { port, tx, .. }) in self.ports.iter_mut().enumerate() {
             let fault = |error| PortFault { port: index, error };
@@ -471,7 +483,7 @@ impl<P: Port> Core<P> {
 
     /// Hands the shard's events to the sessions that they concern.
     fn take_events(&mut self, now: Instant) {
-        while let Some(event) = self.shard.event(now) {
+        while let Some(event) = self.happened(now) {
             match event {
                 Event::Accepted(flow, listener) => self.accepted(now, flow, listener),
                 Event::Connected(flow) => self.connected(now, flow),
@@ -487,7 +499,7 @@ impl<P: Port> Core<P> {
     }
 
     fn accepted(&mut self, now: Instant, flow: FlowId, listener: ListenerId) {
-        let Some(key) = self.shard.flow(flow).map(|flow| flow.key()) else { return };
+        let Some(key) = self.flow(flow).and_then(|flow| flow.key()) else { return };
         let index = usize::from(listener.0);
         let Some(&(pool, link)) =
             self.listeners.get(index).filter(|_| !self.stopping && !self.watch.turns_away)
@@ -519,8 +531,8 @@ impl<P: Port> Core<P> {
     }
 
     fn abort_flow(&mut self, flow: FlowId) {
-        if let Some(mut flow) = self.shard.flow(flow) {
-            flow.abort(hedgerow_dataplane::Reason::Aborted);
+        if let Some(mut flow) = self.flow(flow) {
+            flow.abort();
         }
     }
 

@@ -8,6 +8,7 @@ use hedgerow_port::{
 };
 
 use crate::config::{AnswerSyns, Config, Driver, Mode, Share};
+use crate::sockets::Place;
 
 /// An opened port.
 pub type Device = Box<dyn Port + Send>;
@@ -25,6 +26,14 @@ pub fn open(config: &Config, index: usize, count: usize) -> Result<Vec<Device>, 
     }
     match port.driver {
         _ if port.is_tap() => Tap::open_queues(&TapConfig::new(&port.device), count).map(boxed),
+        Driver::Sockets => {
+            let place = || Place::new().map(|place| Box::new(place) as Device);
+            let failed = |error| {
+                let problem = Problem::System { operation: "a descriptor", source: error };
+                OpenError { device: port.device.clone(), problem }
+            };
+            (0..count).map(|_| place().map_err(failed)).collect()
+        }
         Driver::AfPacket => af_packet(config, index, count, &[]),
         Driver::AfXdp => AfXdp::open_queues(&af_xdp(config, index), count).map(boxed),
         Driver::Auto | Driver::Tap => match AfXdp::open_queues(&af_xdp(config, index), count) {

@@ -32,5 +32,6 @@ pub mod pulse;
 pub mod rules;
 pub mod run;
 pub mod sessions;
+pub mod sockets;
 pub mod status;
 pub mod workers;

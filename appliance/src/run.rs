@@ -263,16 +263,19 @@ fn prepare(
         }
         _ => None,
     };
+    let census = ports::census(config)?;
     let mut shards = Vec::new();
-    for ((ports, desk), index) in ports.into_iter().zip(desks).zip(0..) {
-        let abilities: Vec<_> = ports.iter().map(|port| port.abilities()).collect();
+    for ((queues, desk), index) in ports.into_iter().zip(desks).zip(0..) {
+        let abilities: Vec<_> = queues.iter().map(|port| port.abilities()).collect();
         let place = Place { index, shards: count, exchange: exchange.clone() };
         let core_config = assemble::core(config, &abilities, secret, randomness()?, place);
+        let sockets = ports::sockets(config, &core_config, &census)?;
         shards.push(Parts {
             config: config.clone(),
             core_config,
             commons: commons.clone(),
-            ports,
+            ports: queues,
+            sockets,
             desk: Some(desk).filter(|_| config.cores.workers > 0),
             kinds: kinds.clone(),
             masks: u64::from_be_bytes(*randomness()?.first_chunk().unwrap_or(&[0; 8])),

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,7 +134,12 @@ impl Sessions for Factory {
         match self.kinds.get(usize::from(arrival.listener.0))? {
             Kind::Relay(config) => Some(Box::new(Relay::new(*config, now, arrival.peer, arrival.local))),
             Kind::Gate(configs) => {
-                let config = configs.get(&arrival.local.ip())?.clone();
+                // Sockets may serve all addresses of the machine, which has one entry.
+                let all: IpAddr = match arrival.local {
+                    SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                let config = configs.get(&arrival.local.ip()).or_else(|| configs.get(&all))?.clone();
                 let gate = Gate::new(config, arrival.peer.ip(), seed, now);
                 let (passed, witness) = (self.passed.clone(), self.witness.clone());
                 Some(Box::new(Counted { gate, told: Tally::default(), passed, witness, began: false }))

@@ -79,6 +79,8 @@ pub struct ShardStatus {
     pub flows: usize,
     /// Sessions now.
     pub sessions: usize,
+    /// Connections accepted.
+    pub accepted: u64,
     /// Frames taken in.
     pub received: u64,
     /// Frames sent.
@@ -408,6 +410,7 @@ impl ShardStatus {
             phase: pulse.phase().name().to_owned(),
             flows: core.shard.flows,
             sessions: core.sessions,
+            accepted: core.shard.accepted,
             received: core.shard.frames_in,
             sent: core.shard.frames_out,
             handed_over: core.shard.handed_over,
@@ -572,6 +575,9 @@ impl Status {
 
 impl PortStatus {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.mode == crate::sockets::CAVEAT {
+            return writeln!(f, "port {}: {}; {}", self.name, self.addresses.join(", "), self.mode);
+        }
         writeln!(
             f,
             "port {}: {} ({}), {}, {}; {} in, {} out, {} refused in the driver, {} lost",

@@ -68,7 +68,7 @@ suite_bpf() {
   return "$status"
 }
 
-suite kernel-peer "the Linux kernel as opponent over veth (AF_PACKET, AF_XDP) and TAP: bulk, loss, resets, stalls, tiny segments"
+suite kernel-peer "the Linux kernel as opponent over veth (AF_PACKET, AF_XDP, ordinary sockets) and TAP: bulk, loss, resets, stalls, tiny segments"
 suite_kernel_peer() {
   need nft:nftables
   system kernel-peer

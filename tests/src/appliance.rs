@@ -50,7 +50,7 @@ pub struct PortSetup {
     pub name: &'static str,
     /// The device.
     pub device: String,
-    /// `af-packet` or `tap`.
+    /// `af-packet`, `af-xdp`, `tap` or `sockets`.
     pub driver: &'static str,
     /// Addresses with prefix lengths.
     pub addresses: Vec<String>,
@@ -59,9 +59,14 @@ pub struct PortSetup {
 impl PortSetup {
     /// Its section in the configuration.
     pub fn section(&self) -> String {
+        // Ordinary sockets have no device.
+        let device = match self.driver {
+            "sockets" => String::new(),
+            _ => format!("device = {:?}\n", self.device),
+        };
         format!(
-            "[port.{}]\ndevice = {:?}\ndriver = {:?}\naddress = {:?}\n\n",
-            self.name, self.device, self.driver, self.addresses
+            "[port.{}]\n{device}driver = {:?}\naddress = {:?}\n\n",
+            self.name, self.driver, self.addresses
         )
     }
 }

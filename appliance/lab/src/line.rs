@@ -2,7 +2,8 @@
 //! Serves peers and nodes alike.
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use hedgerow_policy::chia::Message;
@@ -30,6 +31,49 @@ pub struct Common {
     pub crypto: Arc<CryptoProvider>,
     /// The time that certificates are judged by.
     pub clock: Arc<Clock>,
+}
+
+/// What carries a line: a socket that never blocks.
+pub trait Wire {
+    /// Whether bytes may be sent.
+    fn is_open(&self) -> bool;
+    /// Sends some of `bytes`; says how many.
+    fn send(&mut self, bytes: &[u8]) -> usize;
+    /// Gives TLS what has arrived; `None` where nothing has.
+    fn receive(&mut self, tls: &mut Connection) -> Option<io::Result<usize>>;
+}
+
+impl Wire for tcp::Socket<'_> {
+    fn is_open(&self) -> bool {
+        self.can_send()
+    }
+    fn send(&mut self, bytes: &[u8]) -> usize {
+        self.send_slice(bytes).unwrap_or(0)
+    }
+    fn receive(&mut self, tls: &mut Connection) -> Option<io::Result<usize>> {
+        if !self.can_recv() {
+            return None;
+        }
+        let taken = self.recv(|bytes| {
+            let mut rest = &*bytes;
+            let result = tls.read_tls(&mut rest);
+            (bytes.len() - rest.len(), result)
+        });
+        taken.ok()
+    }
+}
+
+/// A socket of the operating system, which must have been told not to block. Its end looks like silence.
+impl Wire for TcpStream {
+    fn is_open(&self) -> bool {
+        true
+    }
+    fn send(&mut self, bytes: &[u8]) -> usize {
+        self.write(bytes).unwrap_or(0)
+    }
+    fn receive(&mut self, tls: &mut Connection) -> Option<io::Result<usize>> {
+        tls.read_tls(self).ok().filter(|&n| n > 0).map(Ok)
+    }
 }
 
 /// How far a line has come.
@@ -153,7 +197,7 @@ impl Line {
     }
 
     /// Moves everything that can move between socket, TLS and messages.
-    pub fn drive(&mut self, socket: &mut tcp::Socket<'_>) {
+    pub fn drive(&mut self, socket: &mut impl Wire) {
         self.flush(socket);
         self.receive(socket);
         if self.is_secure() && !self.request.is_empty() {
@@ -173,13 +217,13 @@ impl Line {
         self.stage = Stage::Over;
     }
 
-    fn flush(&mut self, socket: &mut tcp::Socket<'_>) {
-        while socket.can_send() {
+    fn flush(&mut self, socket: &mut impl Wire) {
+        while socket.is_open() {
             if self.sealed.is_empty() && self.tls.wants_write() {
                 // Writing into a vector does not fail.
                 let _ = self.tls.write_tls(&mut self.sealed);
             }
-            let sent = socket.send_slice(&self.sealed).unwrap_or(0);
+            let sent = socket.send(&self.sealed);
             self.sealed.drain(..sent);
             if !self.sealed.is_empty() || !self.tls.wants_write() {
                 return;
@@ -187,18 +231,12 @@ impl Line {
         }
     }
 
-    fn receive(&mut self, socket: &mut tcp::Socket<'_>) {
-        while socket.can_recv() && self.failure.is_none() {
-            let tls = &mut self.tls;
-            let taken = socket.recv(|bytes| {
-                let mut rest = &*bytes;
-                let result = tls.read_tls(&mut rest);
-                (bytes.len() - rest.len(), result)
-            });
-            match taken {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return self.fail(error),
-                Err(_) => return,
+    fn receive(&mut self, socket: &mut impl Wire) {
+        while self.failure.is_none() {
+            match socket.receive(&mut self.tls) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return self.fail(error),
+                None => return,
             }
             match self.tls.process_new_packets() {
                 Ok(state) => {

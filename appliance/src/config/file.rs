@@ -112,9 +112,10 @@ pub(super) struct Management {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Port {
-    pub(super) device: Spanned<String>,
     #[serde(default)]
-    pub(super) driver: Option<Driver>,
+    pub(super) device: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) driver: Option<Spanned<Driver>>,
     pub(super) address: Spanned<Vec<Spanned<Prefix>>>,
     #[serde(default)]
     pub(super) gateway: Vec<Spanned<Hop>>,
@@ -127,7 +128,7 @@ pub(super) struct Port {
     #[serde(default)]
     pub(super) strangers_per_second: Option<Spanned<i64>>,
     #[serde(default)]
-    pub(super) answer_syns: Option<AnswerSyns>,
+    pub(super) answer_syns: Option<Spanned<AnswerSyns>>,
     #[serde(default)]
     pub(super) share: Option<Spanned<Share>>,
 }

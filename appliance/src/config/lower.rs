@@ -6,6 +6,7 @@ mod bans;
 mod cores;
 mod limits;
 mod ports;
+mod sockets;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -42,6 +43,7 @@ pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Op
     lowering.unused(&listeners, &pools);
     let cores = lowering.cores(file.cores.unwrap_or_default(), &limits);
     lowering.shared(&file.ports, &ports, &pools);
+    lowering.kernel_nodes(&file.pools, &ports, &pools, &listeners);
     let management = lowering.management(file.management.unwrap_or_default());
     Some(Config {
         mode,
@@ -100,7 +102,7 @@ impl Lowering<'_> {
     fn mode(&mut self, mode: Option<&Spanned<Mode>>, ports: &Ports) -> Mode {
         let Some(mode) = mode else { return Mode::default() };
         for port in ports.0.iter().filter(|_| *mode.get_ref() == Mode::Tap) {
-            if matches!(port.value.driver, Driver::AfXdp | Driver::Tap) {
+            if matches!(port.value.driver, Driver::AfXdp | Driver::Tap | Driver::Sockets) {
                 self.error(
                     Diagnostic::error(
                         mode.span(),
@@ -262,6 +264,11 @@ impl Lowering<'_> {
 
     /// The port that leads to a node, by longest prefix.
     fn port_to(&mut self, span: Range<usize>, node: IpAddr, ports: &Ports) -> Option<usize> {
+        let best = way_to(ports.0.iter().map(|port| &port.value), node);
+        // What sockets may reach is looked at once listeners are known.
+        if let Some(index) = best.filter(|&index| ports.0[index].value.is_sockets()) {
+            return Some(index);
+        }
         self.usable(span.clone(), node);
         if ports.0.iter().any(|p| p.value.addresses.iter().any(|a| a.address == node)) {
             self.error(Diagnostic::error(
@@ -271,7 +278,6 @@ impl Lowering<'_> {
             ));
             return None;
         }
-        let best = way_to(ports.0.iter().map(|port| &port.value), node);
         if best.is_none() && self.complete {
             let prefixes = ports.0.iter().flat_map(|p| &p.value.addresses).map(|a| a.network().to_string());
             let prefixes = prefixes.collect::<Vec<_>>().join(", ");
@@ -551,14 +557,21 @@ fn bits(address: IpAddr) -> u8 {
 
 /// Place of the port that leads to `address`: the first of those with the longest prefix.
 pub(super) fn way_to<'a>(ports: impl Iterator<Item = &'a Port>, address: IpAddr) -> Option<usize> {
-    let found = ports.enumerate().filter_map(|(index, port)| Some((distance(port, address)?, index)));
-    found.max_by_key(|(length, index)| (*length, usize::MAX - index)).map(|(_, index)| index)
+    let found = ports
+        .enumerate()
+        .filter_map(|(index, port)| Some((distance(port, address)?, port.is_sockets(), index)));
+    found
+        .max_by_key(|(length, sockets, index)| (*length, *sockets, usize::MAX - index))
+        .map(|(.., index)| index)
 }
 
-/// Length of the longest prefix by which `port` reaches `address`; its default gateway counts as zero.
+/// Length of the longest prefix by which `port` reaches `address`; its default gateway counts as zero. The kernel has routes
+/// of its own, so sockets reach every address of a family that they have.
 fn distance(port: &Port, address: IpAddr) -> Option<u8> {
     let direct = port.addresses.iter().filter(|p| p.contains(address)).map(|p| p.length);
     let routed = port.routes.iter().filter(|(to, _)| to.contains(&address)).map(|(to, _)| to.prefix_len());
     let default = port.gateways.iter().filter(|hop| hop.is_ipv4() == address.is_ipv4()).map(|_| 0);
-    direct.chain(routed).chain(default).max()
+    let kernel =
+        port.is_sockets() && port.addresses.iter().any(|own| own.address.is_ipv4() == address.is_ipv4());
+    direct.chain(routed).chain(default).chain(kernel.then_some(0)).max()
 }

@@ -62,6 +62,14 @@ fn the_example_with_several_nodes_is_valid() {
     assert_eq!(back, [(false, None), (true, None), (true, Some(8555))]);
 }
 
+#[test]
+fn the_example_for_a_first_try_is_valid_and_needs_no_device() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/first-try/hedgerow.toml");
+    let (config, report) = Config::load(&path).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(report.diagnostics, []);
+    assert!(config.ports.iter().all(|port| port.is_sockets()));
+}
+
 /// What the example shows as a default is the default: with those lines in force nothing changes.
 #[test]
 fn the_examples_comments_show_the_defaults() {

@@ -53,12 +53,18 @@ impl<P: Port> Core<P> {
         let former = std::mem::replace(&mut enforced.current, new.clone());
         let shadow = enforced.is_shadow();
         let list = if shadow { Arc::default() } else { new.deny.clone() };
-        self.shard.set_deny(list.clone(), new.ends.clone().filter(|_| !shadow));
+        let ends = new.ends.clone().filter(|_| !shadow);
+        if let Some(sockets) = &mut self.sockets {
+            sockets.set_deny(list.clone(), ends.clone());
+        }
+        self.shard.set_deny(list.clone(), ends);
         enforced.denials.aim(list);
         if let Some(policy) = new.policy.as_ref().filter(|_| new.number != former.number) {
             self.shard.set_friends(policy.friends.clone());
+            self.sockets.iter_mut().for_each(|sockets| sockets.set_friends(policy.friends.clone()));
             if let Some(quotas) = &policy.quotas {
                 self.shard.set_quotas(quotas);
+                self.sockets.iter_mut().for_each(|sockets| sockets.set_quotas(quotas));
             }
             self.sessions.adopt(policy);
             self.adopting = if new.now { self.tickets() } else { Vec::new() };
@@ -165,7 +171,7 @@ impl<P: Port> Core<P> {
             && now.since(since) >= KNOWN_AFTER
             && let Some((flow, ..)) = seat.legs[Leg::Public as usize].flow
         {
-            self.shard.commend(flow);
+            self.commend(flow);
         }
     }
 }

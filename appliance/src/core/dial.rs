@@ -190,8 +190,8 @@ impl<P: Port> Core<P> {
             false => Source::Own,
         };
         let until = now + timeout;
-        let flow = self.shard.connect(now, target, source).map_err(|_| ())?;
-        let key = self.shard.flow(flow).map(|flow| flow.key()).ok_or(())?;
+        let flow = self.open(now, target, source).map_err(|_| ())?;
+        let key = self.flow(flow).and_then(|flow| flow.key()).ok_or(())?;
         seat.leg(Leg::Private).flow = Some((flow, key, target.link));
         self.seats.attach(flow, seat.ticket, Leg::Private);
         self.announce(seat.leg(Leg::Private).flow, true);

@@ -172,7 +172,7 @@ impl<P: Port> Core<P> {
     /// Hands what arrived on a leg to the session, and its end once all before it was taken.
     fn read(&mut self, now: Instant, seat: &mut Seat, leg: Leg) -> bool {
         let Some((id, ..)) = seat.leg(leg).flow else { return false };
-        let Some(mut flow) = self.shard.flow(id) else { return false };
+        let Some(mut flow) = self.flow(id) else { return false };
         let over = seat.session.verdict().is_some();
         let bytes = flow.peek();
         if !bytes.is_empty() {
@@ -200,7 +200,7 @@ impl<P: Port> Core<P> {
             return false;
         }
         let Some((id, ..)) = seat.leg(leg).flow else { return false };
-        let Some(mut flow) = self.shard.flow(id) else { return false };
+        let Some(mut flow) = self.flow(id) else { return false };
         let space = flow.spare();
         if space.is_empty() {
             return false;
@@ -257,7 +257,7 @@ impl<P: Port> Core<P> {
                 Standing::Proven => shard::Standing::Proven,
                 Standing::Reserved => shard::Standing::Reserved,
             };
-            self.shard.standing(now, id, standing);
+            self.set_standing(now, id, standing);
         }
     }
 
@@ -322,7 +322,7 @@ impl<P: Port> Core<P> {
                 // Everything is queued and our FIN with it: the engine brings it to an end.
                 Some((id, ..)) if shut => {
                     self.detach(&mut seat, leg);
-                    if let Some(mut flow) = self.shard.flow(id) {
+                    if let Some(mut flow) = self.flow(id) {
                         flow.close(now);
                     }
                 }
@@ -359,7 +359,7 @@ impl<P: Port> Core<P> {
         for leg in LEGS {
             let Some((id, ..)) = seat.leg(leg).flow else { continue };
             let appetite = seat.session.appetite(leg);
-            if let Some(mut flow) = self.shard.flow(id) {
+            if let Some(mut flow) = self.flow(id) {
                 flow.limit_window(appetite);
             }
         }

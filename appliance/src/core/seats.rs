@@ -172,6 +172,16 @@ impl Seats {
         }
     }
 
+    /// Places of the flow table.
+    pub(super) fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Has room for `more` flows from somewhere else.
+    pub(super) fn widen(&mut self, more: usize) {
+        self.flows.resize(self.flows.len() + more, None);
+    }
+
     /// Takes a place; [`Seats::put`] fills it.
     pub(super) fn open(&mut self) -> (Ticket, u64) {
         let index = self.free.pop().unwrap_or_else(|| {

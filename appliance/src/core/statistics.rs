@@ -83,9 +83,11 @@ impl CoreStatistics {
 impl<P: Port> Core<P> {
     /// What was counted.
     pub fn statistics(&self, now: Instant) -> CoreStatistics {
+        let mut shard = self.shard.statistics();
+        self.sockets.iter().for_each(|sockets| shard.absorb(&sockets.statistics()));
         let dialled = |seat: &&Seat| matches!(seat.dial, Dial::Connected(..));
         CoreStatistics {
-            shard: self.shard.statistics(),
+            shard,
             ended: self.ended.clone(),
             sessions: self.seats.live,
             sessions_peak: self.seats.peak,

@@ -128,8 +128,8 @@ impl<P: Port> Core<P> {
     /// Sends a light peer to a node.
     fn post(&mut self, now: Instant, post: Post) {
         let Some(session) = self.sessions.watch(to_policy(now), post.pool) else { return };
-        let flow = self.shard.connect(now, post.target, Source::Own).ok();
-        let flow = flow.and_then(|flow| Some((flow, self.shard.flow(flow)?.key())));
+        let flow = self.open(now, post.target, Source::Own).ok();
+        let flow = flow.and_then(|flow| Some((flow, self.flow(flow)?.key()?)));
         // Our own address is not in use yet, or a table is full: that says nothing about the node.
         let Some((flow, key)) = flow else { return self.relieved(now, post, None) };
         let (ticket, number) = self.seats.open();

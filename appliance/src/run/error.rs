@@ -10,12 +10,15 @@ use crate::assemble::AssembleError;
 use crate::core::PortFault;
 use crate::identity::SecretError;
 use crate::rules::PolicyError;
+use crate::sockets::BindError;
 
 /// Why the appliance did not start, or stopped.
 #[derive(Debug)]
 pub enum RunError {
     /// A port could not be opened.
     Port(String, OpenError),
+    /// A socket cannot listen.
+    Listen(BindError),
     /// A port stopped working.
     Fault(String, PortFault),
     /// The fleet secret cannot be used.
@@ -46,6 +49,7 @@ impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RunError::Port(name, error) => write!(f, "port.{name}: {error}"),
+            RunError::Listen(error) => error.fmt(f),
             RunError::Fault(name, fault) => write!(f, "port.{name} stopped working: {}", fault.error),
             RunError::Secret(error) => error.fmt(f),
             RunError::Assemble(error) => error.fmt(f),

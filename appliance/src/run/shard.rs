@@ -21,6 +21,7 @@ use crate::identity::expand;
 use crate::pulse::Phase;
 use crate::rules::witness::Witness;
 use crate::sessions::{Factory, Kind, Passed};
+use crate::sockets::Sockets;
 use crate::status::Report;
 use crate::workers::Desk;
 
@@ -38,6 +39,7 @@ pub(super) struct Parts {
     pub(super) core_config: CoreConfig,
     pub(super) commons: Arc<Commons>,
     pub(super) ports: Vec<Device>,
+    pub(super) sockets: Option<Sockets>,
     pub(super) desk: Option<Desk>,
     pub(super) kinds: Vec<Kind>,
     /// Randomness for masks towards nodes.
@@ -50,8 +52,20 @@ pub(super) struct Parts {
 
 /// Runs a shard until it is told to stop.
 pub(super) fn run(parts: Parts, commands: Commands, feed: Feed) -> Result<(), RunError> {
-    let Parts { config, core_config, commons, ports, desk, kinds, masks, watch, clock, bans, witness } =
-        parts;
+    let Parts {
+        config,
+        core_config,
+        commons,
+        ports,
+        sockets,
+        desk,
+        kinds,
+        masks,
+        watch,
+        clock,
+        bans,
+        witness,
+    } = parts;
     let factory = Factory::new(kinds, masks)
         .watching(&core_config.listener_pools, PeerId(expand(masks, "light peer")))
         .witnessed(witness.clone());
@@ -61,6 +75,9 @@ pub(super) fn run(parts: Parts, commands: Commands, feed: Feed) -> Result<(), Ru
     let mut core = Core::new(&core_config, commons, ports, Box::new(factory), started);
     core.join_groups().map_err(|fault| port_fault(&config, fault))?;
     core.show(commands.pulse.clone());
+    if let Some(sockets) = sockets {
+        core.plug(sockets);
+    }
     core.testify(witness);
     core.enforce(bans);
     if let Some(desk) = desk {

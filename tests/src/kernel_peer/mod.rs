@@ -1,7 +1,7 @@
 //! The Linux kernel as opponent: two kernel sockets in two namespaces whose every byte passes the appliance's own TCP
 //! stack, through a `tcp` listener.
 //!
-//! Rounds differ in the devices (veth with AF_PACKET and with AF_XDP, TAP), the address family and the loss that nftables makes; all keep the kernel's
+//! Rounds differ in the devices (veth with AF_PACKET and with AF_XDP, TAP, ordinary sockets), the address family and the loss that nftables makes; all keep the kernel's
 //! default offloads, so partial checksums and super-frames are the rule. Nothing is timed but the whole.
 
 pub mod cases;
@@ -42,6 +42,10 @@ const ROUNDS: &[Round] = &[
     Round { name: "xdp-shards", devices: Devices::Xdp, shards: 2, ..ROUND },
     Round { name: "tap-shards", devices: Devices::Tap, shards: 2, ..ROUND },
     Round { name: "veth-shared", shared: true, ..ROUND },
+    Round { name: "sockets", devices: Devices::Sockets, ..ROUND },
+    Round { name: "sockets-ipv6", devices: Devices::Sockets, family: Family::V6, ..ROUND },
+    Round { name: "sockets-shards", devices: Devices::Sockets, shards: 2, ..ROUND },
+    Round { name: "kernel-leg", devices: Devices::KernelLeg, ..ROUND },
     Round { name: "virtio", devices: Devices::Virtio, ..ROUND },
 ];
 
@@ -57,7 +61,7 @@ pub fn run(report: &mut Report) {
             // The suite `virtio` has one.
             continue;
         }
-        if !matches!(round.devices, Devices::Veth | Devices::Xdp) && !wires::tap_is_possible() {
+        if matches!(round.devices, Devices::Tap | Devices::Virtio) && !wires::tap_is_possible() {
             report.skip(round.name, "/dev/net/tun cannot be opened here");
             continue;
         }

@@ -28,6 +28,10 @@ pub enum Devices {
     Xdp,
     /// TAP devices of the appliance, whose kernel ends move into the peers' namespaces.
     Tap,
+    /// veth pairs whose kernel end is the appliance's machine itself: ordinary sockets.
+    Sockets,
+    /// veth pairs, the public one read with AF_PACKET, with ordinary sockets on the private side.
+    KernelLeg,
     /// virtio devices of a machine that boots the image, read with AF_XDP; their other ends are TAP devices that move, too.
     Virtio,
 }
@@ -79,8 +83,8 @@ impl Wires {
             (Namespace::new("outer")?, Namespace::new("box")?, Namespace::new("inner")?);
         let prefix = if devices.is_veth() { "veth-" } else { "tap-" };
         let ports = [
-            port("public", prefix, devices.driver(), "10.1.0.1/24", "fd01::1/64"),
-            port("private", prefix, devices.driver(), "10.2.0.1/24", "fd02::1/64"),
+            port("public", prefix, devices.drivers()[0], "10.1.0.1/24", "fd01::1/64"),
+            port("private", prefix, devices.drivers()[1], "10.2.0.1/24", "fd02::1/64"),
         ];
         if devices.is_veth() {
             let queues = if devices == Devices::Xdp { shards } else { 1 };
@@ -92,11 +96,10 @@ impl Wires {
             Family::V4 => "10.2.0.2",
             Family::V6 => "[fd02::2]",
         };
-        if addressed {
-            boxed.address(
-                &ports[0].device,
-                &ports[0].addresses.iter().map(String::as_str).collect::<Vec<_>>(),
-            )?;
+        let of_the_kernel =
+            |port: &&PortSetup| addressed && port.name == "public" || port.driver == "sockets";
+        for port in ports.iter().filter(of_the_kernel) {
+            boxed.address(&port.device, &port.addresses.iter().map(String::as_str).collect::<Vec<_>>())?;
         }
         before(&boxed)?;
         let mut appliance: Box<dyn Running> = match devices {
@@ -301,14 +304,17 @@ running!(Appliance, Machine);
 
 impl Devices {
     fn is_veth(self) -> bool {
-        matches!(self, Devices::Veth | Devices::Xdp)
+        matches!(self, Devices::Veth | Devices::Xdp | Devices::Sockets | Devices::KernelLeg)
     }
 
-    fn driver(self) -> &'static str {
+    /// Of the public port, and of the private one.
+    fn drivers(self) -> [&'static str; 2] {
         match self {
-            Devices::Veth => "af-packet",
-            Devices::Xdp | Devices::Virtio => "af-xdp",
-            Devices::Tap => "tap",
+            Devices::Veth => ["af-packet"; 2],
+            Devices::Xdp | Devices::Virtio => ["af-xdp"; 2],
+            Devices::Tap => ["tap"; 2],
+            Devices::Sockets => ["sockets"; 2],
+            Devices::KernelLeg => ["af-packet", "sockets"],
         }
     }
 }

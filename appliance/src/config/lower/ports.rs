@@ -7,7 +7,7 @@ use std::ops::Range;
 use toml::Spanned;
 
 use super::super::units::{Hop, Prefix};
-use super::super::{Diagnostic, Port, Share, file};
+use super::super::{Diagnostic, Driver, Port, Share, file};
 use super::{Lowering, Placed, Ports};
 
 /// Smallest packet size of an IPv6 link (RFC 8200, section 5).
@@ -23,7 +23,7 @@ impl Lowering<'_> {
         }
         let mut ports = Ports(Vec::new());
         for (name, file) in files {
-            let value = self.port(name, file.get_ref());
+            let value = self.port(name, file.span(), file.get_ref());
             self.same_device(&ports, files, &value, file.get_ref());
             self.same_address(&ports, file.get_ref());
             ports.0.push(Placed { span: file.span(), value });
@@ -31,7 +31,7 @@ impl Lowering<'_> {
         ports
     }
 
-    fn port(&mut self, name: &str, file: &file::Port) -> Port {
+    fn port(&mut self, name: &str, span: Range<usize>, file: &file::Port) -> Port {
         let addresses: Vec<Prefix> = file.address.get_ref().iter().map(|a| *a.get_ref()).collect();
         if addresses.is_empty() {
             self.error(Diagnostic::error(
@@ -40,17 +40,15 @@ impl Lowering<'_> {
                 "expected at least one address, such as \"203.0.113.7/24\"",
             ));
         }
+        let driver = file.driver.as_ref().map(|driver| *driver.get_ref()).unwrap_or_default();
+        if driver == Driver::Sockets {
+            return self.sockets_port(name, span, file);
+        }
         for address in file.address.get_ref() {
             self.usable(address.span(), address.get_ref().address);
             self.of_a_host(address);
         }
-        if file.device.get_ref().is_empty() || file.device.get_ref().len() > 15 {
-            self.error(Diagnostic::error(
-                file.device.span(),
-                "no network device has this name",
-                "expected 1 to 15 characters, as `ip link` prints them",
-            ));
-        }
+        let device = self.device(name, span, file);
         for (index, gateway) in file.gateway.iter().enumerate() {
             self.next_hop(gateway, &addresses);
             let family = |hop: &&Spanned<Hop>| hop.get_ref().0.is_ipv4() == gateway.get_ref().0.is_ipv4();
@@ -82,17 +80,39 @@ impl Lowering<'_> {
         let strangers = self.number(file.strangers_per_second.as_ref(), 0..=100_000_000, 0);
         Port {
             name: name.to_owned(),
-            device: file.device.get_ref().clone(),
-            driver: file.driver.unwrap_or_default(),
+            device,
+            driver,
             addresses,
             gateways: file.gateway.iter().map(|hop| hop.get_ref().0).collect(),
             routes: file.routes.iter().map(|r| (r.get_ref().to.0, r.get_ref().via.get_ref().0)).collect(),
             mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
             vlan: vlan.and_then(|vlan| u16::try_from(vlan).ok()),
             strangers_per_second: u32::try_from(strangers).unwrap_or(0),
-            answer_syns: file.answer_syns.unwrap_or_default(),
+            answer_syns: file.answer_syns.as_ref().map(|who| *who.get_ref()).unwrap_or_default(),
             share: file.share.as_ref().map(|share| *share.get_ref()).unwrap_or_default(),
         }
+    }
+
+    fn device(&mut self, name: &str, span: Range<usize>, file: &file::Port) -> String {
+        let Some(device) = &file.device else {
+            self.error(
+                Diagnostic::error(
+                    span,
+                    format!("`port.{name}` has no device"),
+                    "expected `device`, as `ip link` prints its name",
+                )
+                .help("for a first try without a device and without privileges: driver = \"sockets\""),
+            );
+            return String::new();
+        };
+        if device.get_ref().is_empty() || device.get_ref().len() > 15 {
+            self.error(Diagnostic::error(
+                device.span(),
+                "no network device has this name",
+                "expected 1 to 15 characters, as `ip link` prints them",
+            ));
+        }
+        device.get_ref().clone()
     }
 
     /// What an address that the kernel has too cannot be used for.
@@ -141,7 +161,7 @@ impl Lowering<'_> {
 
     /// The first and the last address of an IPv4 network belong to no host (RFC 1122, section 3.2.1.3), unless the network
     /// has only two (RFC 3021).
-    fn of_a_host(&mut self, address: &Spanned<Prefix>) {
+    pub(super) fn of_a_host(&mut self, address: &Spanned<Prefix>) {
         let prefix = address.get_ref();
         let network = prefix.network();
         let what = match prefix.address {
@@ -219,12 +239,14 @@ impl Lowering<'_> {
         file: &file::Port,
     ) {
         let same = |p: &&Placed<Port>| p.value.device == port.device && p.value.vlan == port.vlan;
+        let Some(device) = file.device.as_ref().filter(|_| !port.is_sockets()) else { return };
         if let Some(first) = ports.0.iter().find(same) {
             let context =
-                files.get(&first.value.name).map_or(first.span.clone(), |f| f.get_ref().device.span());
+                files.get(&first.value.name).and_then(|f| Some(f.get_ref().device.as_ref()?.span()));
+            let context = context.unwrap_or(first.span.clone());
             self.error(
                 Diagnostic::error(
-                    file.device.span(),
+                    device.span(),
                     "two ports on one device",
                     "expected another device, or a `vlan`",
                 )
