@@ -6,7 +6,7 @@ use hedgerow_dataplane::frame::{Abilities, Batch, Frame, Lane, Pool, Port, PortE
 use hedgerow_dataplane::wire::Mac;
 use rustix::event::{EventfdFlags, eventfd};
 
-/// See the [module](self).
+/// See the module.
 #[derive(Debug)]
 pub struct Place {
     abilities: Abilities,
