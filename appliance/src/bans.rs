@@ -6,7 +6,7 @@
 //!
 //! # Who may be banned, and by what
 //!
-//! - The operator bans and lifts what he likes, but for what is protected: the nodes, our own addresses and gateways, friends,
+//! - The operator bans and lifts what he likes, but for what is protected: the nodes (those that join later, too), our own addresses and gateways, friends,
 //!   and the prefixes of `bans.never`. A ban that would touch one of them is refused with its name.
 //! - The policy bans where `bans.policy` or an action of `policy.toml` says so: single addresses (IPv6: a /64) whose peers, after their TLS Finished, did
 //!   what [`score`] gives points for. Nothing that a stranger sends can ban anybody: whoever only returned a cookie may be

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::shard::Target;
-use hedgerow_dataplane::wire::LinkId;
+use hedgerow_dataplane::wire::{LinkId, Prefix};
 use serde::{Deserialize, Serialize};
 
+use crate::bans::Bans;
 use crate::commons::{Books, Commons, Drained};
 use crate::config::Config;
 use crate::config::units::{NodeAddress, WEIGHT_MAX};
@@ -94,6 +95,8 @@ pub struct Nodes {
     commons: Arc<Commons>,
     clock: Box<dyn Fn() -> Instant + Send + Sync>,
     unix: fn() -> u64,
+    /// Where nodes are protected from bans.
+    bans: Arc<Bans>,
     kept: Mutex<Kept>,
 }
 
@@ -125,9 +128,10 @@ impl Nodes {
         commons: Arc<Commons>,
         clock: Box<dyn Fn() -> Instant + Send + Sync>,
         unix: fn() -> u64,
+        bans: Arc<Bans>,
     ) -> std::io::Result<Arc<Nodes>> {
         let kept = config.management.nodes.as_deref().map(file::load).transpose()?.unwrap_or_default();
-        let nodes = Nodes { config, commons, clock, unix, kept: Mutex::default() };
+        let nodes = Nodes { config, commons, clock, unix, bans, kept: Mutex::default() };
         for change in kept.changes((nodes.unix)()) {
             if let Err(problem) = nodes.change(&change) {
                 tracing::warn!("a change of nodes that was kept is left out: {problem}");
@@ -142,7 +146,10 @@ impl Nodes {
     /// Why it was not made, and what to do.
     pub fn change(&self, change: &Change) -> Result<Answer, String> {
         let now = (self.clock)();
-        let (said, note) = self.commons.with(|books| self.make(books, now, change))?;
+        let (mut said, note) = self.commons.with(|books| self.make(books, now, change))?;
+        if let Some((_, Note::Added(added))) = &note {
+            self.protect(added, &mut said);
+        }
         let kept = note.map_or(Ok(()), |note| self.keep(note));
         kept.map_err(|error| {
             format!("{said}; it holds until the process ends, but it cannot be written down: {error}")
@@ -216,6 +223,18 @@ impl Nodes {
                 pool.undrain(now, name).map_err(|why| why.to_string())?;
                 Ok((format!("`{name}` serves again"), note(pool, Note::Serving(name.to_owned()))))
             }
+        }
+    }
+
+    /// No ban concerns a node, as for those of the configuration; those that did are lifted.
+    fn protect(&self, node: &Added, said: &mut String) {
+        let (prefix, name) = (Prefix::host(node.address.ip().into()), format!("the node {}", node.name));
+        match self.bans.change(|book, _| book.protect(prefix, name)) {
+            Ok(lifted) => {
+                lifted.iter().for_each(|ban| *said += &format!("; the ban of {} is lifted", ban.prefix))
+            }
+            // What was lifted is lifted until a restart, and then the node protects itself again.
+            Err(error) => tracing::warn!(%error, "the ban file cannot be written"),
         }
     }
 

@@ -72,7 +72,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let keeper = open_policy(&config, &bans, &witness, &bells)?;
     let watch = Watch::start();
     let commons = commons(&config, &bells, &watch);
-    let nodes = open_nodes(&config, &commons, &watch)?;
+    let nodes = open_nodes(&config, &commons, &bans, &watch)?;
     let control = control.with_policy(keeper.clone()).with_nodes(nodes.clone());
     let path = config.management.socket.clone();
     let _socket = management::serve(&path, control.clone(), sink.recent(), bans.clone())
@@ -157,10 +157,16 @@ fn commons(config: &Config, bells: &[Arc<Bell>], watch: &Watch) -> Arc<Commons> 
 }
 
 /// Takes up the changes to nodes that were kept.
-fn open_nodes(config: &Arc<Config>, commons: &Arc<Commons>, watch: &Watch) -> Result<Arc<Nodes>, RunError> {
+fn open_nodes(
+    config: &Arc<Config>,
+    commons: &Arc<Commons>,
+    bans: &Arc<Bans>,
+    watch: &Watch,
+) -> Result<Arc<Nodes>, RunError> {
     let watch = watch.clone();
-    let opened =
-        Nodes::open(config.clone(), commons.clone(), Box::new(move || watch.now()), || unix_now().as_secs());
+    let clock = Box::new(move || watch.now());
+    let unix = || unix_now().as_secs();
+    let opened = Nodes::open(config.clone(), commons.clone(), clock, unix, bans.clone());
     let file = config.management.nodes.clone().unwrap_or_else(|| "nodes".into());
     opened.map_err(|e| RunError::Nodes(file, e))
 }

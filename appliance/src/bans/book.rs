@@ -181,6 +181,15 @@ impl Book {
         Some(ban)
     }
 
+    /// Never bans a prefix from now on, known to the operator by this name. Bans that concern it are lifted and given back.
+    pub fn protect(&mut self, prefix: Prefix, name: String) -> Vec<Ban> {
+        if !self.rules.protected.iter().any(|(known, _)| *known == prefix) {
+            self.rules.protected.push((prefix, name));
+        }
+        let against: Vec<Prefix> = self.bans.keys().copied().filter(|ban| ban.overlaps(prefix)).collect();
+        against.into_iter().filter_map(|ban| self.lift(ban)).collect()
+    }
+
     /// The bans that concern an address.
     pub fn covering(&self, address: Address) -> impl Iterator<Item = &Ban> {
         self.bans.values().filter(move |ban| ban.prefix.covers(address))

@@ -7,6 +7,7 @@ use hedgerow_dataplane::Instant;
 
 use super::{Change, Nodes};
 use crate::assemble;
+use crate::bans::{self, Ban, Bans, Origin, Refusal};
 use crate::commons::Commons;
 use crate::config::Config;
 
@@ -26,10 +27,28 @@ fn config(file: Option<&std::path::Path>) -> Arc<Config> {
     Arc::new(config)
 }
 
+fn bans(config: &Config) -> Arc<Bans> {
+    let rules = bans::Rules { protected: assemble::protected(config), most: 10, ..bans::Rules::default() };
+    let setup = bans::Setup {
+        rules,
+        file: None,
+        close: true,
+        shards: 1,
+        tell: Box::new(|_| {}),
+        clock: || 1_800_000_000,
+    };
+    Bans::open(setup).unwrap()
+}
+
 fn start(file: Option<&std::path::Path>) -> Arc<Nodes> {
     let config = config(file);
+    let bans = bans(&config);
+    start_with(config, bans)
+}
+
+fn start_with(config: Arc<Config>, bans: Arc<Bans>) -> Arc<Nodes> {
     let commons = Commons::over(&assemble::pools(&config), Vec::new(), 1, Box::new(|_| {}), NOW);
-    Nodes::open(config, commons, Box::new(|| NOW), || 1_800_000_000).unwrap()
+    Nodes::open(config, commons, Box::new(|| NOW), || 1_800_000_000, bans).unwrap()
 }
 
 fn names(nodes: &Nodes) -> Vec<String> {
@@ -110,7 +129,8 @@ fn changes_are_there_after_a_restart_where_there_is_a_file() {
     std::fs::write(&file, "{").unwrap();
     let config = config(Some(&file));
     let commons = Commons::over(&assemble::pools(&config), Vec::new(), 1, Box::new(|_| {}), NOW);
-    let error = Nodes::open(config, commons, Box::new(|| NOW), || 0).unwrap_err();
+    let bans = bans(&config);
+    let error = Nodes::open(config, commons, Box::new(|| NOW), || 0, bans).unwrap_err();
     assert!(error.to_string().contains("move it away"), "{error}");
 }
 
@@ -129,4 +149,27 @@ fn a_drained_appliance_ends_when_it_has_no_session() {
     nodes.change(&Change::Undrain { node: "self".into() }).unwrap();
     assert!(!nodes.may_end());
     assert!(Duration::from_secs(60) < super::SELF_PATIENCE);
+}
+
+#[test]
+fn a_node_that_joins_is_never_banned_and_bans_that_concern_it_are_lifted() {
+    let config = config(None);
+    let bans = bans(&config);
+    let nodes = start_with(config, bans.clone());
+    let ban = |prefix: &str| Ban {
+        prefix: prefix.parse().unwrap(),
+        reason: "test".into(),
+        origin: Origin::Operator,
+        since: 0,
+        until: None,
+        hits: 0,
+    };
+    for prefix in ["10.0.1.14/32", "10.0.1.15/32"] {
+        bans.change(|book, now| book.set(now, ban(prefix))).unwrap().unwrap();
+    }
+    let said = nodes.change(&add("d=10.0.1.14:8444", Some("front"))).unwrap().said;
+    assert!(said.contains("the ban of 10.0.1.14/32 is lifted"), "{said}");
+    assert_eq!(bans.all().iter().map(|ban| ban.prefix.to_string()).collect::<Vec<_>>(), ["10.0.1.15/32"]);
+    let refused = bans.change(|book, now| book.set(now, ban("10.0.1.14/31"))).unwrap().unwrap_err();
+    assert_eq!(refused, Refusal::Protected("10.0.1.14/32".parse().unwrap(), "the node d".into()));
 }
