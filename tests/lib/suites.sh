@@ -105,6 +105,13 @@ suite_node_attack() {
   system node-attack
 }
 
+suite architectures "the examples as they boot, with real nodes: drained, killed and attacked while peers and application stay served"
+suite_architectures() {
+  need nft:nftables
+  need_nodes
+  system architectures
+}
+
 suite port-asan "the port crate's tests under AddressSanitizer"
 suite_port_asan() {
   cargo +nightly --version >/dev/null 2>&1 || skip "needs a nightly toolchain (rustup toolchain install nightly)"

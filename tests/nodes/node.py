@@ -1,6 +1,7 @@
 """A real Chia full node, offline, driven through its standard input.
 
-    node.py --root DIR --port P [--preload N] [--farms] [--set KEY=JSON ...]
+    node.py --root DIR --port P [--rpc-port P] [--network NAME] [--preload N] [--farms] [--private-ca DIR]
+            [--merge YAML] [--address A] [--set KEY=JSON ...]
 
 Answers one JSON line per command line, in order; the first line it prints says that it is ready. Commands:
 
@@ -9,12 +10,16 @@ Answers one JSON line per command line, in order; the first line it prints says 
     {"do": "farm", "blocks": N}              farm transaction blocks (needs --farms)
     {"do": "learn", "hosts": [H, ...]}        know these as peers, private ones too, to be told to who asks
 
+--merge lays a file over the configuration, as an operator would write it; of `full_node_peers` it leaves out --address,
+the node's own. With --private-ca nodes share the authority that their RPC demands certificates of.
+
 The node stops when its standard input ends. Each root gets a TLS identity of its own, so each is another peer.
 """
 
 import argparse
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import sys
@@ -22,9 +27,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import yaml
+
 import chain
 
-NETWORK = "testnet0"
+CHAIN_NETWORK = "testnet0"  # whose constants the test chain was farmed with, whatever the network is called
 PEERS_PORT = 58555  # the default of no network, which a node would not pass on
 INBOUND_SLOTS = 32  # what the stock configuration leaves for inbound full nodes
 # Libraries print, and the plotter does so from C: only answers go to standard output.
@@ -41,15 +48,17 @@ def prepare_root(root, arguments):
     if not (root / "config" / "config.yaml").exists():
         root.mkdir(parents=True, exist_ok=True)
         create_default_chia_config(root)
-        create_all_ssl(root, private_node_names=["full_node", "daemon"], public_node_names=["full_node"])
+        authority = private_authority(arguments.private_ca) if arguments.private_ca else None
+        names = {"private_node_names": ["full_node", "daemon"], "public_node_names": ["full_node"]}
+        create_all_ssl(root, private_ca_crt_and_key=authority, **names)
     config = load_config(root, "config.yaml")
     log = config["logging"] | {"log_stdout": False, "log_level": "INFO"}
-    config |= {"selected_network": NETWORK, "self_hostname": "127.0.0.1", "logging": log}
+    config |= {"selected_network": arguments.network, "self_hostname": "127.0.0.1", "logging": log}
     config["full_node"] |= {
-        "selected_network": NETWORK,
+        "selected_network": arguments.network,
         "logging": log,
         "port": arguments.port,
-        "rpc_port": arguments.port + 1000,
+        "rpc_port": arguments.rpc_port or arguments.port + 1000,
         "db_sync": "off",
         "enable_upnp": False,
         "dns_servers": [],
@@ -58,12 +67,38 @@ def prepare_root(root, arguments):
         "max_sync_wait": 1,  # seconds to wait for more peers before a long sync; thirty by default
         "reserved_cores": max(0, (os.cpu_count() or 1) - 1),
     }
+    if arguments.merge:
+        merge(config, yaml.safe_load(arguments.merge.read_text()))
+        peers = config["full_node"]["full_node_peers"]
+        config["full_node"]["full_node_peers"] = [peer for peer in peers if peer["host"] != arguments.address]
     for setting in arguments.set:
         key, _, value = setting.partition("=")
         config["full_node"][key] = json.loads(value)
     with lock_config(root, "config.yaml"):
         save_config(root, "config.yaml", config)
     return config
+
+
+def merge(config, over):
+    """Lays one mapping over another, down to the leaves."""
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            merge(config[key], value)
+        else:
+            config[key] = value
+
+
+def private_authority(folder):
+    """Certificate and key of an authority that several nodes share; whoever comes first makes them."""
+    from chia.ssl.create_ssl import make_ca_cert
+
+    folder.mkdir(parents=True, exist_ok=True)
+    certificate, key = folder / "private_ca.crt", folder / "private_ca.key"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not certificate.exists():
+            make_ca_cert(certificate, key)
+        return certificate.read_bytes(), key.read_bytes()
 
 
 def count_messages():
@@ -97,7 +132,7 @@ async def create_service(root, config, farms, stack):
     if not farms:
         from chia.full_node.start_full_node import create_full_node_service
 
-        overrides = config["network_overrides"]["constants"][NETWORK]
+        overrides = config["network_overrides"]["constants"][CHAIN_NETWORK]
         constants = replace_str_to_bytes(test_constants, **overrides)
         return await create_full_node_service(root, config, constants, connect_to_daemon=False)
 
@@ -207,8 +242,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--port", type=int, default=8444)
+    parser.add_argument("--rpc-port", type=int, help="a thousand above the other by default")
+    parser.add_argument("--network", default=CHAIN_NETWORK, help="what the network is called in handshakes")
     parser.add_argument("--preload", type=int, default=0, help="blocks of the test chain to begin with")
     parser.add_argument("--farms", action="store_true", help="a node that can farm blocks when told to")
+    parser.add_argument("--private-ca", type=Path, metavar="DIR", help="the RPC's authority; made if it is missing")
+    parser.add_argument("--merge", type=Path, metavar="YAML", help="settings as in config.yaml")
+    parser.add_argument("--address", help="the node's own, which it does not dial")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="a full_node setting")
     arguments = parser.parse_args()
     chain.use_cached_plots()

@@ -105,6 +105,44 @@ impl Appliance {
         Appliance::launch(command, binary, scratch, "enforce", sections)
     }
 
+    /// Starts it as an operator does: the files of `folder` lie in /etc/hedgerow, the given one is its configuration, and a
+    /// secret was made for it. `/etc`, `/run`, `/var/lib` and `/var/log` are its own, and lie in `place`.
+    pub fn install(namespace: &Namespace, place: &Path, folder: &Path, config: &str) -> Outcome<Self> {
+        const SCRIPT: &str = "exec 3<\"$1\"
+            for part in etc run var/lib var/log; do mount --bind \"$2/$part\" \"/$part\"; done
+            exec /proc/self/fd/3 run -c \"/etc/hedgerow/$3\"";
+        let binary = binary()?;
+        let etc = place.join("etc/hedgerow");
+        for part in
+            [&etc, &place.join("run"), &place.join("var/lib/hedgerow"), &place.join("var/log/hedgerow")]
+        {
+            fs::create_dir_all(part).context(part.display())?;
+        }
+        for file in fs::read_dir(folder).context(folder.display())? {
+            let file = file.context(folder.display())?;
+            fs::copy(file.path(), etc.join(file.file_name())).context(file.path().display())?;
+        }
+        let secret = etc.join("secret");
+        if !secret.exists() {
+            let made = Command::new(&binary).args(["identity", "new"]).arg(&secret).output();
+            let made = made.context("making a secret")?;
+            if !made.status.success() {
+                return Err(format!("making a secret: {}", String::from_utf8_lossy(&made.stderr).trim()));
+            }
+        }
+        let mut command = namespace.command("unshare");
+        command.args(["--mount", "--", "sh", "-ec", SCRIPT, "sh"]).arg(&binary).arg(place).arg(config);
+        let (socket, log) = (place.join("run/hedgerow.sock"), place.join("hedgerow.log"));
+        Appliance::spawn(command, binary, socket, log)
+    }
+
+    /// The events that it has written, where its configuration has the usual file for them.
+    pub fn events(place: &Path) -> Outcome<Vec<Value>> {
+        let path = place.join("var/log/hedgerow/events.json");
+        let text = fs::read_to_string(&path).context(path.display())?;
+        text.lines().map(|line| serde_json::from_str(line).context(line)).collect()
+    }
+
     fn launch(
         mut command: Command,
         binary: PathBuf,
@@ -118,12 +156,14 @@ impl Appliance {
         let _ = writeln!(text, "[management]\nsocket = {:?}\nevents = {:?}\n", socket, file("events.json"));
         text += sections;
         fs::write(&config, text).context("writing the configuration")?;
+        command.arg("run").arg("-c").arg(&config);
+        Appliance::spawn(command, binary, socket, log)
+    }
+
+    fn spawn(mut command: Command, binary: PathBuf, socket: PathBuf, log: PathBuf) -> Outcome<Self> {
         let output = fs::File::create(&log).context("creating a log")?;
         let errors = output.try_clone().context("sharing a log")?;
         let process = command
-            .arg("run")
-            .arg("-c")
-            .arg(&config)
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)

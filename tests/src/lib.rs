@@ -5,7 +5,10 @@
 //!
 //! - [`rig`]: namespaces, links between them, processes inside them; all of it ends with the test.
 //! - [`appliance`]: the binary under test with its configuration and its status.
+//! - [`application`]: a pool's application, a client of the nodes' RPC.
+//! - [`architectures`]: the examples as they boot, with real nodes.
 //! - [`bodies`]: bodies of messages, valid and changed, and a slow reader of the schema.
+//! - [`peers`]: simulated peers, one by one; [`crowd`]: many of them, who come back.
 //! - [`pattern`]: bytes whose every position is known, to compare streams exactly.
 //! - [`kernel_peer`]: the Linux kernel's TCP as opponent.
 //! - [`machine`]: the image in a virtual machine, as the appliance.
@@ -16,8 +19,11 @@
 //! - [`node_attack`]: the same while floods run ([`flood`]), and what happens to a bare node.
 
 pub mod appliance;
+pub mod application;
+pub mod architectures;
 pub mod bodies;
 pub mod check;
+pub mod crowd;
 pub mod flood;
 pub mod kernel_peer;
 pub mod machine;
@@ -26,6 +32,7 @@ pub mod node_bodies;
 pub mod node_sync;
 pub mod nodes;
 pub mod pattern;
+pub mod peers;
 pub mod privacy;
 pub mod rig;
 pub mod site;

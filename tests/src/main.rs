@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use hedgerow_tests::{Report, kernel_peer, node_attack, node_bodies, node_sync};
+use hedgerow_tests::{Report, architectures, kernel_peer, node_attack, node_bodies, node_sync};
 
 /// A suite by name.
 type Suite = (&'static str, fn(&mut Report));
@@ -13,6 +13,7 @@ const SUITES: &[Suite] = &[
     ("node-sync", node_sync::run),
     ("node-attack", node_attack::run),
     ("node-bodies", node_bodies::run),
+    ("architectures", architectures::run),
 ];
 
 fn main() -> ExitCode {

@@ -1,5 +1,6 @@
 //! Real Chia nodes and single-purpose peers as child processes, driven by lines of JSON (`tests/nodes/*.py`).
 
+use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -91,19 +92,27 @@ impl Node {
         setup: NodeSetup,
         port: u16,
     ) -> Outcome<Self> {
+        let mut arguments = vec![format!("--port={port}"), format!("--preload={}", setup.preload)];
+        if setup.farms {
+            arguments.push("--farms".into());
+        }
+        arguments.extend(setup.settings.iter().map(|setting| format!("--set={setting}")));
+        Node::start_with(namespace, folder, name, &arguments)
+    }
+
+    /// Starts a node with these arguments of `node.py` beside its root.
+    pub fn start_with(
+        namespace: &Namespace,
+        folder: &Path,
+        name: &str,
+        arguments: &[String],
+    ) -> Outcome<Self> {
         let root = folder.join(name);
         let log_path = folder.join(format!("{name}.log"));
         let log = std::fs::File::create(&log_path).context("creating a log")?;
         let mut command = namespace.command("nice");
         command.args(["-n", "5"]).arg(python()?).arg(script("node.py")?).arg("--root").arg(&root);
-        command.arg("--port").arg(port.to_string());
-        command.arg("--preload").arg(setup.preload.to_string()).stderr(log);
-        if setup.farms {
-            command.arg("--farms");
-        }
-        for setting in setup.settings {
-            command.args(["--set", setting]);
-        }
+        command.args(arguments).stderr(log);
         let dialogue = Dialogue::start(&mut command)?;
         let ready = dialogue.hear(PATIENCE).map_err(|error| {
             let log = std::fs::read(&log_path).unwrap_or_default();
@@ -119,6 +128,11 @@ impl Node {
     /// Its id: the hash of its certificate, in hexadecimal.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Its configuration, chain and certificates.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Its certificate and key.
@@ -151,6 +165,15 @@ impl Node {
         }
     }
 
+    /// Dials again, unless it is connected: what a node does by itself for the peers of its configuration.
+    pub fn stay_connected(&mut self, host: impl Display, port: u16) -> Outcome {
+        let host = host.to_string();
+        let state = self.state()?;
+        let connections = state["connections"].as_array();
+        let there = connections.is_some_and(|all| all.iter().any(|peer| peer["host"] == host.as_str()));
+        if there { Ok(()) } else { self.connect(&host, port) }
+    }
+
     /// Farms transaction blocks; gives the new height.
     pub fn farm(&mut self, blocks: u64) -> Outcome<u64> {
         self.ask(&json!({ "do": "farm", "blocks": blocks }))?["height"]
@@ -179,7 +202,16 @@ impl Node {
             last = self.state()?;
             Ok((last["height"].as_u64() >= Some(height)).then(|| last.clone()))
         });
-        reached.map_err(|failure| format!("{failure}; last: {last}"))
+        let seen = || {
+            format!(
+                "height {}, {} connections, bans {}, messages {}",
+                last["height"],
+                last["connections"].as_array().map_or(0, Vec::len),
+                last["bans"],
+                last["messages"]
+            )
+        };
+        reached.map_err(|failure| format!("{failure}; last: {}", seen()))
     }
 
     /// Waits until it has exactly `count` connections; gives their descriptions. The appliance's light peer, which comes as a

@@ -8,19 +8,17 @@
 //! with the lowest priority; the box has the last one.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use hedgerow_tests::application::{Rpc, rpc_identity};
 use hedgerow_tests::check::wait_for;
 use hedgerow_tests::nodes::{Node, NodeSetup};
 use hedgerow_tests::rig::Namespace;
 use hedgerow_tests::{Context, Outcome};
 use rustls::ClientConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
 use super::{on, worlds};
@@ -124,49 +122,18 @@ impl Home {
         let height = peer.farm(1)?;
         let home = Home { _node: node, peer, time, rpc };
         wait_for("the node takes its peer's block", Duration::from_secs(60), || {
-            let mut probe = Probe::connect(&world.node, &home.rpc)?;
-            Ok((probe.height()? >= Some(height)).then_some(()))
+            let height_now = world
+                .node
+                .enter(|| probe(&home.rpc).and_then(|mut rpc| rpc.height()).context("the node's RPC"))?;
+            Ok((height_now >= Some(height)).then_some(()))
         })?;
         Ok(home)
     }
 }
 
-/// The certificate that the node's RPC accepts.
-fn rpc_identity(root: &Path) -> Outcome<Arc<ClientConfig>> {
-    let file = |name: &str| -> PathBuf { root.join("config/ssl/full_node").join(name) };
-    let chain =
-        CertificateDer::pem_file_iter(file("private_full_node.crt")).context("the RPC's certificate")?;
-    let chain = chain.collect::<std::result::Result<Vec<_>, _>>().context("the RPC's certificate")?;
-    let key = PrivateKeyDer::from_pem_file(file("private_full_node.key")).context("the RPC's key")?;
-    peers::identity(chain, key)
-}
-
-/// A connection to the node's RPC.
-struct Probe(Session);
-
-impl Probe {
-    fn connect(node: &Namespace, identity: &Arc<ClientConfig>) -> Outcome<Self> {
-        node.enter(|| Probe::here(identity).context("the node's RPC"))
-    }
-
-    fn here(identity: &Arc<ClientConfig>) -> std::io::Result<Self> {
-        let target = SocketAddrV4::new(Ipv4Addr::LOCALHOST, CHIA + 1_000);
-        Session::start(identity, peers::tcp(Ipv4Addr::LOCALHOST, target, None)?).map(Probe)
-    }
-
-    fn height(&mut self) -> Outcome<Option<u64>> {
-        self.ask().context("the node's RPC")
-    }
-
-    fn ask(&mut self) -> std::io::Result<Option<u64>> {
-        self.0.write(
-            b"POST /get_blockchain_state HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
-        )?;
-        let answer = self.0.http()?;
-        let body = answer.windows(4).position(|window| window == b"\r\n\r\n").map_or(0, |at| at + 4);
-        let state: Value = serde_json::from_slice(&answer[body..]).map_err(std::io::Error::other)?;
-        Ok(state["blockchain_state"]["peak"]["height"].as_u64())
-    }
+/// A connection to the node's RPC, from where the node is.
+fn probe(identity: &Arc<ClientConfig>) -> std::io::Result<Rpc> {
+    Rpc::open(identity, Ipv4Addr::LOCALHOST, SocketAddrV4::new(Ipv4Addr::LOCALHOST, CHIA + 1_000))
 }
 
 /// What the RPC said, when, and how long it took.
@@ -193,9 +160,9 @@ impl Asker {
                 while !stopping.load(Ordering::Relaxed) {
                     let begin = Instant::now();
                     if probe.is_none() {
-                        probe = Probe::here(&identity).ok();
+                        probe = self::probe(&identity).ok();
                     }
-                    let answer = probe.as_mut().and_then(|probe| probe.ask().ok());
+                    let answer = probe.as_mut().and_then(|probe| probe.height().ok());
                     if answer.is_none() {
                         probe = None;
                     }

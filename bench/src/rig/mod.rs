@@ -16,13 +16,14 @@ pub mod contestant;
 pub mod flood;
 pub mod frames;
 pub mod needs;
-pub mod peers;
+
 pub mod station;
 pub mod time;
 pub mod traffic;
 pub mod world;
 
 pub use contestant::{Contestant, Driver};
+pub use hedgerow_tests::peers;
 pub use world::{Link, World};
 
 use hedgerow_tests::{Context, Outcome};

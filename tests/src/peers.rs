@@ -1,5 +1,5 @@
-//! Peers of a Chia port, as attackers use them: blocking TLS sessions with certificates under the Chia CA, the WebSocket
-//! upgrade, the handshake, and raw messages. What the other side sends is read only where a caller asks for it.
+//! Simulated peers of a Chia port: blocking TLS sessions with certificates under the Chia CA, the WebSocket upgrade, the
+//! handshake, and raw messages. What the other side sends is read only where a caller asks for it.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
@@ -7,9 +7,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::check::{Context, Outcome};
 use hedgerow_policy::tls::ca::Authority;
 use hedgerow_policy::tls::mint;
-use hedgerow_tests::{Context, Outcome};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -17,6 +17,9 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureSch
 
 /// Longest wait for any step of a session.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest frame of a node.
+const LONGEST: u64 = 50 << 20;
 
 /// Believes any server: attackers do not care whom they attack, and nodes have no names.
 #[derive(Debug)]
@@ -168,7 +171,7 @@ impl Session {
 
     /// Shakes hands as a full node of the test network, and hears the answer.
     pub fn shake_hands(&mut self) -> io::Result<()> {
-        self.write(&frame(2, false, &handshake()))?;
+        self.say_whole(&handshake())?;
         let mut piece = [0; 4096];
         if self.0.read(&mut piece)? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
@@ -186,9 +189,39 @@ impl Session {
         Ok(session)
     }
 
+    /// The connection beneath, to set its limits of time and to end it from elsewhere.
+    pub fn connection(&self) -> &TcpStream {
+        &self.0.sock
+    }
+
+    /// The next whole frame that the server sends: its opcode and payload. Servers do not mask (RFC 6455, section 5.1).
+    pub fn hear(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        let mut head = [0; 2];
+        self.0.read_exact(&mut head)?;
+        let mut long = [0; 8];
+        let more = match head[1] & 0x7f {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        self.0.read_exact(&mut long[8 - more..])?;
+        let length = if more == 0 { u64::from(head[1] & 0x7f) } else { u64::from_be_bytes(long) };
+        if length > LONGEST {
+            return Err(io::Error::other("a frame longer than any"));
+        }
+        let mut payload = vec![0; length as usize];
+        self.0.read_exact(&mut payload)?;
+        Ok((head[0] & 0x0f, payload))
+    }
+
     /// Sends a Chia message.
     pub fn say(&mut self, kind: u8, id: Option<u16>, body: &[u8]) -> io::Result<()> {
-        self.write(&frame(2, false, &message(kind, id, body)))
+        self.say_whole(&message(kind, id, body))
+    }
+
+    /// Sends a Chia message that has its envelope.
+    pub fn say_whole(&mut self, message: &[u8]) -> io::Result<()> {
+        self.write(&frame(2, false, message))
     }
 
     /// Takes in and drops what has arrived, without waiting long.
@@ -234,11 +267,21 @@ pub fn message(kind: u8, id: Option<u16>, body: &[u8]) -> Vec<u8> {
 
 /// The handshake of a full node of the test network.
 pub fn handshake() -> Vec<u8> {
+    handshake_as("testnet0", FULL_NODE)
+}
+
+/// The number of full nodes in a handshake.
+pub const FULL_NODE: u8 = 1;
+/// That of wallets.
+pub const WALLET: u8 = 6;
+
+/// The handshake of a peer of this kind on that network.
+pub fn handshake_as(network: &str, kind: u8) -> Vec<u8> {
     let text = |value: &str| [&(value.len() as u32).to_be_bytes()[..], value.as_bytes()].concat();
     let capabilities: [(u16, &str); 4] = [(1, "1"), (2, "1"), (3, "1"), (5, "1")];
-    let mut body = [text("testnet0"), text("0.0.37"), text("2.7.5")].concat();
+    let mut body = [text(network), text("0.0.37"), text("2.7.5")].concat();
     body.extend(8444_u16.to_be_bytes());
-    body.push(1);
+    body.push(kind);
     body.extend((capabilities.len() as u32).to_be_bytes());
     for (number, value) in capabilities {
         body.extend(number.to_be_bytes());
