@@ -322,6 +322,20 @@ impl Wire {
     }
 }
 
+/// Sends what tries to reach `to` in every way but the right one, with `text` in it, from `namespace`; how many frames. The
+/// gateway is `via`, where there is one, and `forge` another source.
+pub fn intrude(namespace: &Namespace, to: &str, detour: Option<(&str, &str)>, text: &str) -> Outcome<u64> {
+    let mut command = namespace.command(python()?);
+    command.arg(script("intrude.py")?).args(["--to", to]);
+    if let Some((via, forge)) = detour {
+        command.args(["--via", via, "--forge", forge]);
+    }
+    let output = command.arg(text).output().context("intruding")?;
+    let answer: Value = serde_json::from_slice(&output.stdout)
+        .context(format_args!("intruding: {}", String::from_utf8_lossy(&output.stderr)))?;
+    answer["sent"].as_u64().context("how much was sent")
+}
+
 pub(crate) fn python() -> Outcome<PathBuf> {
     let path = std::env::var_os("HEDGEROW_TEST_PYTHON");
     path.map(PathBuf::from).context("HEDGEROW_TEST_PYTHON (tests/run sets it)")

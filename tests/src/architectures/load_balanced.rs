@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{
-    Example, NETWORK, PRIVATE, PUBLIC, RPC_PORT, SOON, Segment, at_once, await_state, front, host, internet,
-    node_status,
+    Example, NETWORK, PRIVATE, PUBLIC, RPC_PORT, SOON, Stage, at_once, await_state, front, host, node_status,
 };
 use crate::appliance::Appliance;
 use crate::application::{Call, Caller, rpc_identity};
@@ -67,38 +66,33 @@ struct Scene {
     appliance: Appliance,
     example: Example,
     _places: Vec<Namespace>,
-    _networks: [Segment; 2],
+    _stage: Stage,
 }
 
 impl Scene {
     fn new() -> Outcome<Self> {
         let example = Example::open("load-balanced")?;
-        let networks = [Segment::new("outside")?, Segment::new("inside")?];
-        let [outside, inside] = &networks;
-        let world = internet(outside)?;
-        let boxed = Namespace::new("box")?;
-        outside.plug(&boxed, "ens5", &[])?;
-        inside.plug(&boxed, "ens6", &[])?;
-        let office = host(inside, "application", APPLICATION)?;
+        let stage = Stage::new()?;
+        let office = host(&stage.inside, "application", APPLICATION)?;
         let homes: Vec<_> = NODES
             .iter()
             .map(|(name, number)| {
                 let address = Ipv4Addr::new(10, 0, 1, *number);
-                Ok((*name, address, host(inside, name, address)?))
+                Ok((*name, address, host(&stage.inside, name, address)?))
             })
             .collect::<Outcome<_>>()?;
-        let appliance = example.appliance(&boxed, "box", "hedgerow.toml")?;
+        let appliance = example.appliance(&stage.boxed, "box", "hedgerow.toml")?;
         let start = |index: usize| {
             let (name, address, home) = &homes[index];
             example.node(home, name, *address, &[])
         };
-        let outer = || example.outer(&world, "outer", &["--farms", "--preload=40"]);
+        let outer = || example.outer(&stage.world, "outer", &["--farms", "--preload=40"]);
         let [a, b, c, p, outer] = at_once([&|| start(0), &|| start(1), &|| start(2), &|| start(3), &outer])?;
         let nodes = BTreeMap::from([("a", a), ("b", b), ("c", c), ("p", p)]);
         await_state(&appliance, &["a", "b", "c", "p"], "up")?;
 
         let target = front();
-        let peers = Crowd::start(&world, target, NETWORK, 1, &manners())?;
+        let peers = Crowd::start(&stage.world, target, NETWORK, 1, &manners())?;
         let back_end = |port| SocketAddrV4::new(PRIVATE, port);
         let wallet = [Manner { from: APPLICATION, kind: WALLET, busy: false }];
         let wallet = Crowd::start(&office, back_end(CHIA_PORT), NETWORK, 1_000, &wallet)?;
@@ -106,9 +100,8 @@ impl Scene {
         let caller = |keeps| Caller::start(&office, &identity, APPLICATION, back_end(RPC_PORT), keeps);
         let callers = [caller(true)?, caller(false)?];
         let mut places: Vec<Namespace> = homes.into_iter().map(|(_, _, home)| home).collect();
-        places.extend([world, boxed, office]);
-        let (_places, _networks) = (places, networks);
-        Ok(Scene { peers, wallet, callers, outer, nodes, appliance, example, _places, _networks })
+        places.push(office);
+        Ok(Scene { peers, wallet, callers, outer, nodes, appliance, example, _places: places, _stage: stage })
     }
 
     /// Runs a step; where it fails, with what the appliance says.

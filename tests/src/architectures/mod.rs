@@ -6,6 +6,7 @@
 //! the test chain for that of the network that the example names.
 
 pub mod load_balanced;
+pub mod proxy;
 
 use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -30,15 +31,16 @@ const RPC_PORT: u16 = 8555;
 /// How long a node may take to be seen as it is, or a block to go round: machines are busy.
 const SOON: Duration = Duration::from_secs(60);
 
-/// The outer side of the examples: the appliance, its gateway, and whole networks of peers behind that.
+/// The outer side of most examples: the appliance, its gateway, and whole networks of peers behind that.
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
-const GATEWAY: &str = "203.0.113.1/24";
+const GATEWAY: [&str; 2] = ["203.0.113.1/24", "2001:db8:7::1/64"];
 const PEERS: &str = "198.18.0.0/15";
 /// The appliance on the inner side.
 const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 
 /// Runs the suite.
 pub fn run(report: &mut Report) {
+    proxy::run(report);
     load_balanced::run(report);
 }
 
@@ -72,12 +74,39 @@ fn host(segment: &Segment, name: &str, address: Ipv4Addr) -> Outcome<Namespace> 
     Ok(host)
 }
 
-/// The Internet in front of the appliance: the gateway, who has all peers' addresses.
-fn internet(segment: &Segment) -> Outcome<Namespace> {
-    let world = Namespace::new("internet")?;
-    segment.plug(&world, "eth0", &[GATEWAY])?;
-    world.shell(&format!("ip route add local {PEERS} dev lo"))?;
-    Ok(world)
+/// The usual stage: the Internet, the appliance's machine with two devices, and the network of the nodes.
+#[derive(Debug)]
+struct Stage {
+    /// The gateway, who has all peers' addresses.
+    world: Namespace,
+    boxed: Namespace,
+    outside: Segment,
+    inside: Segment,
+}
+
+impl Stage {
+    fn new() -> Outcome<Self> {
+        let (outside, inside) = (Segment::new("outside")?, Segment::new("inside")?);
+        let (world, boxed) = (Namespace::new("world")?, Namespace::new("box")?);
+        outside.plug(&world, "eth0", &GATEWAY)?;
+        world.shell(&format!("ip route add local {PEERS} dev lo"))?;
+        outside.plug(&boxed, "ens5", &[])?;
+        inside.plug(&boxed, "ens6", &[])?;
+        Ok(Stage { world, boxed, outside, inside })
+    }
+
+    /// A router beside the appliance: the nodes' way out, at 10.0.1.254.
+    fn router(&self) -> Outcome<Namespace> {
+        let router = host(&self.inside, "router", Ipv4Addr::new(10, 0, 1, 254))?;
+        self.outside.plug(&router, "wan", &["203.0.113.9/24"])?;
+        router.shell("ip route add default via 203.0.113.1 && sysctl -qw net.ipv4.ip_forward=1")?;
+        router.nftables(
+            "table ip exit {\n chain out { type nat hook postrouting priority srcnat; oifname wan masquerade\n }\n\
+             chain through { type filter hook forward priority filter; policy drop;\n\
+             iifname eth0 accept\n ct state established,related accept\n }\n }",
+        )?;
+        Ok(router)
+    }
 }
 
 /// An example, and room for the files of its test.
