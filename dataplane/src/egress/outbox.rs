@@ -1,0 +1,131 @@
+//! Packets on their way from one port to another: copied out of the frame that they came in, which goes back to its own port
+//! at once, and written into frames of the other port at the next turn.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::time::Instant;
+use crate::wire::Address;
+
+/// Bytes that wait for one link.
+const BYTES: usize = 1 << 20;
+/// Packets that wait for one link.
+const PACKETS: usize = 1_024;
+/// Packets that wait for a next hop to answer, and how long they are.
+const PATIENT: usize = 16;
+const PATIENT_BYTES: usize = 1_536;
+/// How long they wait: as long as a next hop is asked for.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What is to be known of a packet that waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queued {
+    /// Where it goes.
+    pub(crate) to: Address,
+    /// Payload bytes of each segment where it is a super-frame; else 0.
+    pub(crate) segment: u16,
+    /// Whether its transport checksum is complete; otherwise the field means nothing.
+    pub(crate) complete: bool,
+    since: Instant,
+    start: usize,
+    len: usize,
+}
+
+impl Queued {
+    /// A packet that goes as it is.
+    pub(super) fn whole(to: Address, now: Instant) -> Self {
+        Queued { to, segment: 0, complete: true, since: now, start: 0, len: 0 }
+    }
+}
+
+/// What became of a packet that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is gone, sent or not.
+    Yes,
+    /// The port takes no more for now.
+    Full,
+    /// Its next hop is being asked for.
+    Pending,
+}
+
+/// The packets that wait for one link.
+pub(crate) struct Outbox {
+    bytes: Vec<u8>,
+    queue: VecDeque<Queued>,
+    patient: Vec<(Queued, [u8; PATIENT_BYTES])>,
+    room: usize,
+}
+
+impl Outbox {
+    /// An empty outbox; one that is not to be used takes no memory.
+    pub(super) fn new(used: bool) -> Self {
+        let of = |n| if used { n } else { 0 };
+        Outbox {
+            bytes: Vec::with_capacity(of(BYTES)),
+            queue: VecDeque::with_capacity(of(PACKETS)),
+            patient: Vec::with_capacity(of(PATIENT)),
+            room: of(BYTES),
+        }
+    }
+
+    /// Whether nothing can be sent; those who wait for a next hop are not asked about.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Appends a packet, IP header first, and gives its bytes to be rewritten; `None` where it finds no room.
+    pub(super) fn push(&mut self, queued: Queued, packet: &[u8]) -> Option<&mut [u8]> {
+        if self.queue.is_empty() {
+            self.bytes.clear();
+        }
+        if self.bytes.len() + packet.len() > self.room {
+            self.compact();
+        }
+        if self.bytes.len() + packet.len() > self.room || self.queue.len() >= PACKETS {
+            return None;
+        }
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(packet);
+        self.queue.push_back(Queued { start, len: packet.len(), ..queued });
+        self.bytes.get_mut(start..)
+    }
+
+    /// Moves what waits to the front.
+    fn compact(&mut self) {
+        let Some(first) = self.queue.front().map(|queued| queued.start) else { return };
+        self.bytes.copy_within(first.., 0);
+        self.bytes.truncate(self.bytes.len() - first);
+        self.queue.iter_mut().for_each(|queued| queued.start -= first);
+    }
+
+    /// Offers what waits to `send`, in order, until it takes no more. Gives how many were dropped because their next hop did
+    /// not answer, or because too many wait for one.
+    pub(crate) fn drain(&mut self, now: Instant, mut send: impl FnMut(&Queued, &[u8]) -> Taken) -> u64 {
+        let mut dropped = 0;
+        self.patient.retain(|(queued, bytes)| match send(queued, &bytes[..queued.len.min(PATIENT_BYTES)]) {
+            Taken::Yes => false,
+            Taken::Full => true,
+            Taken::Pending if now < queued.since + PATIENCE => true,
+            Taken::Pending => {
+                dropped += 1;
+                false
+            }
+        });
+        while let Some(queued) = self.queue.front() {
+            let packet = self.bytes.get(queued.start..queued.start + queued.len).unwrap_or_default();
+            match send(queued, packet) {
+                Taken::Full => break,
+                Taken::Yes => {}
+                Taken::Pending if self.patient.len() < PATIENT && packet.len() <= PATIENT_BYTES => {
+                    let mut kept = [0; PATIENT_BYTES];
+                    kept[..packet.len()].copy_from_slice(packet);
+                    self.patient.push((*queued, kept));
+                }
+                Taken::Pending => dropped += 1,
+            }
+            self.queue.pop_front();
+        }
+        dropped
+    }
+}

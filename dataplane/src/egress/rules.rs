@@ -1,0 +1,83 @@
+//! Which node may go where: what the operator says, compiled to what a packet is held against.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use super::Protocol;
+use crate::Reason;
+use crate::wire::{Address, FlowKey, PrefixSet};
+
+/// A kind of conversation that a node may begin.
+#[derive(Clone, Debug)]
+pub struct Allow {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The far end's ports; of no matter for ICMP.
+    pub ports: RangeInclusive<u16>,
+    /// Where to; `None`: anywhere.
+    pub to: Option<Arc<PrefixSet>>,
+}
+
+impl Allow {
+    fn covers(&self, protocol: Protocol, key: &FlowKey) -> bool {
+        self.protocol == protocol
+            && (protocol == Protocol::Icmp || self.ports.contains(&key.remote_port))
+            && self.to.as_ref().is_none_or(|to| to.covers(key.remote))
+    }
+}
+
+/// A node with a way out.
+#[derive(Clone, Debug)]
+pub struct EgressNode {
+    /// The addresses that it may show to us.
+    pub addresses: Vec<Address>,
+    /// Whether its way out is open now.
+    pub open: bool,
+    /// Its block of ports: the first one is 0. No two nodes have the same.
+    pub block: u16,
+    /// What it may begin while it is open.
+    pub allow: Arc<[Allow]>,
+}
+
+/// All nodes with a way out, and where nobody may go. The default lets nobody out.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    nodes: Vec<EgressNode>,
+    /// Sorted by address.
+    by_address: Vec<(Address, usize)>,
+    refused: PrefixSet,
+}
+
+impl Rules {
+    /// Rules for `nodes`. Nobody may go to `refused`: our own addresses, above all, so that no node dials itself.
+    pub fn new(nodes: Vec<EgressNode>, refused: PrefixSet) -> Self {
+        let places = |(place, node): (usize, &EgressNode)| node.addresses.iter().map(move |&a| (a, place)).collect::<Vec<_>>();
+        let mut by_address: Vec<_> = nodes.iter().enumerate().flat_map(places).collect();
+        by_address.sort_unstable();
+        by_address.dedup_by_key(|(address, _)| *address);
+        Rules { nodes, by_address, refused }
+    }
+
+    /// The nodes.
+    pub fn nodes(&self) -> &[EgressNode] {
+        &self.nodes
+    }
+
+    /// The node that has an address.
+    pub(super) fn node(&self, address: Address) -> Option<usize> {
+        let found = self.by_address.binary_search_by_key(&address, |(address, _)| *address).ok()?;
+        self.by_address.get(found).map(|(_, node)| *node)
+    }
+
+    /// Whether a node may begin a conversation, with the reason why not. `key` is seen from the node.
+    pub(super) fn permits(&self, node: usize, protocol: Protocol, key: &FlowKey) -> Result<(), Reason> {
+        let node = self.nodes.get(node).ok_or(Reason::EgressUnknownNode)?;
+        if !node.open {
+            return Err(Reason::EgressClosed);
+        }
+        if self.refused.covers(key.remote) || !node.allow.iter().any(|allow| allow.covers(protocol, key)) {
+            return Err(Reason::EgressRefused);
+        }
+        Ok(())
+    }
+}
