@@ -200,6 +200,7 @@ fn config(site: &Site) -> CoreConfig {
             seed: expand(site.seed, "shard"),
             index: ShardIndex::default(),
             exchange: None,
+            egress: None,
         },
         listener_pools: vec![0],
         errands: Vec::new(),

@@ -235,6 +235,7 @@ fn config(public: &Memory, private: &Memory) -> CoreConfig {
             seed: [3; 32],
             index: ShardIndex::default(),
             exchange: None,
+            egress: None,
         },
         listener_pools: vec![0],
         errands: Vec::new(),

@@ -97,6 +97,7 @@ impl End {
             seed: [last_byte; 32],          // and this from the operating system
             index: ShardIndex::default(),
             exchange: None,
+            egress: None,
         };
         let mut shard = Shard::new(&config, Instant::ZERO);
         shard.set_utc(Instant::ZERO, 1_800_000_000_000);

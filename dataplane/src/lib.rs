@@ -10,9 +10,11 @@
 //! - [`screen`]: sanity, listener match and the SYN cookie; pure functions of frame, secrets and time.
 //! - [`admit`]: quotas, deadlines and eviction: who may own a flow.
 //! - [`tcp`]: the engine: states, reassembly, recovery, congestion, timers, the flow table.
+//! - [`egress`]: the way out for nodes: what no flow of ours is about, translated, or refused.
 //! - [`shard`]: one core's dataplane, which puts the above in order.
 
 pub mod admit;
+pub mod egress;
 pub mod frame;
 pub mod link;
 pub mod reason;

@@ -110,6 +110,28 @@ reasons! {
     /// counted against it.
     Policed = "policed",
 
+    // The way out.
+    /// A packet to be passed on has no hops left.
+    HopLimit = "hop_limit",
+    /// A packet to be passed on is larger than the next link carries; its sender was told (path MTU discovery).
+    TooBig = "too_big",
+    /// A node wants out, and its way out is closed: `hedgerow egress` shows and opens it.
+    EgressClosed = "egress_closed",
+    /// A node wants where it may not go: `egress.allow` names what it may reach, and nodes never reach addresses of
+    /// Hedgerow's own or each other by this way.
+    EgressRefused = "egress_refused",
+    /// A packet to be passed on whose source is no node with a way out.
+    EgressUnknownNode = "egress_unknown_node",
+    /// A packet from outside that belongs to nothing that a node began. Nothing from outside ever begins a conversation
+    /// with a node by the way out.
+    EgressUnsolicited = "egress_unsolicited",
+    /// A node's segment for a connection that is not known, or no more, on the way out; answered with a reset.
+    EgressNoSession = "egress_no_session",
+    /// The table of sessions of the way out, the node's share of it, or its block of ports is full.
+    EgressFull = "egress_full",
+    /// Too many packets wait to be passed on: the link does not keep up.
+    EgressQueue = "egress_queue",
+
     // Admission.
     /// The table of flows is full and nobody could be evicted.
     TableFull = "table_full",

@@ -10,6 +10,7 @@ mod listing;
 mod output;
 mod ports;
 mod strays;
+mod transit;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use siphasher::sip::SipHasher24;
 
 use crate::Reason;
 use crate::admit::{self, Admission, Census};
+use crate::egress::{Egress, EgressConfig, EgressLink};
 use crate::frame::{Abilities, BATCH, Batch, Frame, Meta, Pool};
 use crate::link::{self, Bucket, Hop, IcmpErrorKind, Link, LinkConfig};
 use crate::reason::Counters;
@@ -175,6 +177,8 @@ pub struct Config {
     pub index: ShardIndex,
     /// What it shares with the box's other shards; `None` where there are none.
     pub exchange: Option<Arc<Exchange>>,
+    /// The way out for nodes; `None`: they have none by us.
+    pub egress: Option<EgressConfig>,
 }
 
 /// What a shard counts, for `status`.
@@ -251,6 +255,7 @@ struct Attached {
     rules: LinkRules,
     build: BuildRules,
     frame_bytes: usize,
+    segmentation: usize,
 }
 
 /// Frames that are parsed before the first of them is judged: enough to hide a cache miss, and few enough that their
@@ -304,6 +309,7 @@ pub struct Shard {
     ahead: Box<[Parsed]>,
     ports: PortChooser,
     exchange: Option<Member>,
+    egress: Option<Egress>,
     /// This shard's number.
     index: u16,
     /// What the ports have not been told yet.
@@ -350,6 +356,13 @@ impl Shard {
             ports: PortChooser::new(config.index, seed(4).bytes16()),
             hints: VecDeque::with_capacity(HINTS),
             exchange,
+            egress: config.egress.clone().map(|way| {
+                let link = |link: &ShardLink| EgressLink {
+                    mtu: link.config.mtu,
+                    own: link.config.addresses.iter().map(|own| own.address).collect(),
+                };
+                Egress::new(way, config.links.iter().map(link).collect(), seed(6).bytes16(), now)
+            }),
             index: config.index.index,
             handed: false,
             sharing: Bucket::new(SHARED_PER_SECOND, SHARED_PER_SECOND / 4, now),
@@ -393,7 +406,13 @@ impl Shard {
             for (Parsed { packet, outcome }, (mut frame, meta)) in ahead.iter().zip(frames.by_ref()) {
                 let verdict = match *outcome {
                     Ok(hash) if packet.kind == Kind::Tcp => {
-                        self.segment(now, link, packet, hash, pool, &mut frame)
+                        self.segment(now, link, packet, hash, pool, (&mut frame, &meta))
+                    }
+                    Ok(_) if packet.kind != Kind::Arp && self.transits(link, pool.bytes(&frame)) => {
+                        self.transit(now, link, pool.bytes(&frame), &meta, Reason::NotOurs)
+                    }
+                    Err(reason @ Reason::UnknownProtocol) => {
+                        self.transit(now, link, pool.bytes(&frame), &meta, reason)
                     }
                     Ok(_) => {
                         self.share(now, link, packet, pool.bytes(&frame), meta);
@@ -406,6 +425,7 @@ impl Shard {
         }
         drop(frames);
         self.ahead = ahead;
+        self.tell_transits();
     }
 
     /// Writes what the engine and the link have to say on `link` into `tx`, at most `budget` frames; says how many.
@@ -421,8 +441,14 @@ impl Shard {
         let Some(attached) = self.links.get_mut(usize::from(link.0)) else { return 0 };
         let reasons = &mut self.statistics.reasons;
         let frame_bytes = attached.frame_bytes;
-        let mut output = Output { pool, tx, build: &attached.build, frame_bytes, reasons };
+        let segmentation = attached.segmentation;
+        let mut output = Output { pool, tx, build: &attached.build, frame_bytes, segmentation, reasons };
         attached.link.transmit(now, |bytes| output.raw(bytes));
+        if let Some(outbox) = self.egress.as_mut().and_then(|egress| egress.outbox(link)) {
+            let Attached { link, .. } = attached;
+            let lost = outbox.drain(now, |queued, packet| output.datagram(now, link, queued, packet));
+            output.reasons[Reason::NoNeighbour] += lost;
+        }
         let left = budget.saturating_sub(output.tx.len() - before);
         self.engine.transmit(
             now,
@@ -439,12 +465,13 @@ impl Shard {
     pub fn deadline(&self) -> Option<Instant> {
         let links = self.links.iter().filter_map(|attached| attached.link.deadline());
         let sweep = self.sweep.map(|_| Instant::ZERO);
-        links.chain(self.engine.deadline()).chain(self.admission.deadline()).chain(sweep).min()
+        let egress = self.egress.as_ref().and_then(Egress::deadline);
+        links.chain(self.engine.deadline()).chain(self.admission.deadline()).chain(sweep).chain(egress).min()
     }
 
     /// Whether [`Shard::transmit`] may have something to write, whatever the time.
     pub fn has_output(&self) -> bool {
-        self.engine.has_output()
+        self.engine.has_output() || self.egress.as_ref().is_some_and(Egress::has_output)
     }
 
     /// Runs the timers that are due.
@@ -454,6 +481,10 @@ impl Shard {
             self.engine.evict(late, Reason::HandshakeTimeout);
         }
         self.enforce();
+        if let Some(egress) = &mut self.egress {
+            egress.advance(now);
+            self.tell_transits();
+        }
     }
 
     /// The next event.
@@ -634,7 +665,7 @@ impl Shard {
         packet: &Packet,
         hash: KeyHash,
         pool: &mut P,
-        frame: &mut Frame,
+        (frame, meta): (&mut Frame, &Meta),
     ) -> Verdict {
         let key = &packet.key;
         if let Some(id) = self.engine.find(hash, key) {
@@ -648,7 +679,7 @@ impl Shard {
         match self.engine.waiting(now, hash, key, || packet.segment(pool.bytes(frame))) {
             Waiting::Stranger => match self.elsewhere(packet) {
                 Some(shard) => Verdict::Elsewhere(shard),
-                None => self.stranger(now, link, packet, hash, pool, frame),
+                None => self.stranger(now, link, packet, hash, pool, (frame, meta)),
             },
             Waiting::Consumed | Waiting::Dropped(_) => Verdict::Done,
         }
@@ -696,15 +727,16 @@ impl Shard {
         packet: &Packet,
         hash: KeyHash,
         pool: &mut P,
-        frame: &mut Frame,
+        (frame, meta): (&mut Frame, &Meta),
     ) -> Verdict {
         if self.deny.refuses(packet.key.remote, self.index) && !self.admission.is_friend(packet.key.remote) {
             return Verdict::Drop(Reason::Banned);
         }
-        let attached = &self.links[usize::from(link.0)];
-        if !attached.link.usable(packet.key.local) {
-            return Verdict::Drop(Reason::NotOurs);
+        let ours = self.links[usize::from(link.0)].link.usable(packet.key.local);
+        if !ours || self.translates(link, &packet.key) {
+            return self.transit(now, link, pool.bytes(frame), meta, Reason::NotOurs);
         }
+        let attached = &self.links[usize::from(link.0)];
         let found = self.listeners.find(link, packet.key.local, packet.key.local_port);
         let listener = found.map(|(_, listener)| listener);
         match self.screen.stranger(
@@ -816,6 +848,7 @@ impl Attached {
                 checksum_offload: link.checksum_offload,
             },
             frame_bytes: link.frame_bytes,
+            segmentation: link.segmentation,
             link: claimed,
         }
     }

@@ -91,6 +91,7 @@ impl Bed {
             seed: [7; 32],
             index: ShardIndex::default(),
             exchange: None,
+            egress: None,
         };
         let mut shard = Shard::new(&config, Instant::ZERO);
         shard.set_utc(Instant::ZERO, 1_800_000_000_000);

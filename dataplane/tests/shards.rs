@@ -102,6 +102,7 @@ fn config(addresses: &[[u8; 4]], claiming: Claiming, index: ShardIndex) -> Confi
         seed: [addresses[0][3].wrapping_add(16 * index.index as u8); 32],
         index,
         exchange: None,
+        egress: None,
     }
 }
 

@@ -212,6 +212,7 @@ impl Bench {
             seed: [4; 32],
             index: ShardIndex::default(),
             exchange: None,
+            egress: None,
         };
         let mut shard = Shard::new(&config, Instant::ZERO);
         shard.set_utc(Instant::ZERO, 1_800_000_000_000);

@@ -18,6 +18,7 @@ fn config(flows: usize) -> Config {
         seed: [2; 32],
         index: ShardIndex::default(),
         exchange: None,
+        egress: None,
     }
 }
 

@@ -86,6 +86,7 @@ impl Forwarder {
             seed,
             index: Default::default(),
             exchange: None,
+            egress: None,
         };
         let mut shard = Shard::new(&config, Instant::ZERO);
         shard.set_utc(Instant::ZERO, site.unix.as_millis() as u64);

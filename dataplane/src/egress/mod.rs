@@ -23,9 +23,8 @@ mod notice;
 mod outbox;
 mod rules;
 mod sessions;
-#[cfg(test)]
-mod tests;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::Reason;
@@ -35,14 +34,16 @@ use crate::time::Instant;
 use crate::wire::{Address, Flags, FlowKey, LinkId};
 
 pub use datagram::Protocol;
+pub(crate) use datagram::headers;
 use datagram::{Datagram, Kind, Rewrite};
-pub(crate) use outbox::{Outbox, Queued};
+use notice::Complaint;
+pub(crate) use outbox::{Outbox, Queued, Taken};
 pub use rules::{Allow, EgressNode, Rules};
-use sessions::{Sessions, State};
+use sessions::{Place, Session, Sessions, State};
 
-/// Errors and resets told to nodes each second.
+/// Errors and resets told each second.
 const NOTICES_PER_SECOND: u32 = 100;
-/// Changes that wait to be taken by the shard: it takes them after every packet, and each causes one or two.
+/// Changes that wait to be taken by the shard: it takes them after every batch, and each packet causes one at most.
 const NEWS: usize = 1_024;
 
 /// How the way out is laid.
@@ -54,16 +55,23 @@ pub struct EgressConfig {
     pub outer: LinkId,
     /// What IPv4 conversations show outside; `None`: no IPv4.
     pub address: Option<Address>,
-    /// First port shown outside; listeners must not lie within the blocks.
+    /// First port shown outside; no listener may lie within the blocks.
     pub first_port: u16,
     /// Ports of each node's block.
     pub ports_per_node: u16,
     /// Sessions of all nodes together, at most.
     pub sessions: usize,
-    /// Largest IP packet of each link, by [`LinkId`].
-    pub mtu: Vec<u16>,
     /// Whether this shard holds the sessions; the others pass on to shard 0.
     pub home: bool,
+}
+
+/// A link, for the way out.
+#[derive(Clone, Debug)]
+pub(crate) struct EgressLink {
+    /// Largest IP packet.
+    pub(crate) mtu: u16,
+    /// Our addresses.
+    pub(crate) own: Vec<Address>,
 }
 
 /// What one node's way out has carried.
@@ -83,6 +91,19 @@ pub struct NodeTraffic {
     pub bytes_in: u64,
     /// Packets refused because the node may not go there, or not now.
     pub refused: u64,
+}
+
+/// A session, for display.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EgressSession {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The session as the node sees it; its end is local.
+    pub inner: FlowKey,
+    /// The session as the world sees it; our end is local.
+    pub outer: FlowKey,
+    /// Whether both sides of a TCP connection have spoken and none has ended it.
+    pub established: bool,
 }
 
 /// A session begins or ends, for the directory and the ports' lanes.
@@ -105,45 +126,68 @@ pub(crate) enum Way {
     Here,
     /// The shard that holds the sessions judges it.
     Home,
-    /// It comes from outside: only if the directory lists this key.
+    /// It comes from outside: that shard judges it only if the directory lists this key.
     Listed(FlowKey),
+}
+
+/// A frame to be judged.
+#[derive(Clone, Copy)]
+pub(crate) struct Passing<'a> {
+    pub(crate) now: Instant,
+    pub(crate) link: LinkId,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) meta: &'a Meta,
+}
+
+/// A frame with what was read of it: `packet` begins with its IP header.
+struct Read<'a> {
+    passing: Passing<'a>,
+    datagram: Datagram,
+    packet: &'a [u8],
 }
 
 /// The way out. See the [module](self).
 pub(crate) struct Egress {
     config: EgressConfig,
+    links: Vec<EgressLink>,
     rules: Arc<Rules>,
     sessions: Sessions,
     outboxes: Vec<Outbox>,
     notices: Bucket,
     traffic: Vec<NodeTraffic>,
-    news: Vec<News>,
+    news: VecDeque<News>,
     /// The rules are new: sessions that they no longer allow end at the next turn.
     review: bool,
 }
 
 impl Egress {
     /// A way out for `config`, closed to all. Its memory is taken here; that of a shard that is not home is small.
-    pub(crate) fn new(config: EgressConfig, seed: [u8; 16], now: Instant) -> Self {
-        let links = config.mtu.len();
+    pub(crate) fn new(config: EgressConfig, links: Vec<EgressLink>, seed: [u8; 16], now: Instant) -> Self {
         let room = if config.home { config.sessions } else { 0 };
+        let used = |link: usize| {
+            config.home
+                && (usize::from(config.outer.0) == link
+                    || config.inner.iter().any(|inner| usize::from(inner.0) == link))
+        };
         Egress {
             sessions: Sessions::new(room, seed, now),
-            outboxes: (0..links).map(|_| Outbox::new(config.home)).collect(),
+            outboxes: (0..links.len()).map(|link| Outbox::new(used(link))).collect(),
             notices: Bucket::new(NOTICES_PER_SECOND, NOTICES_PER_SECOND / 4, now),
             traffic: Vec::new(),
-            news: Vec::with_capacity(NEWS),
+            news: VecDeque::with_capacity(NEWS),
             rules: Arc::default(),
             review: false,
+            links,
             config,
         }
     }
 
-    /// Judges by these rules from now on. Sessions that they do not allow end.
+    /// Judges by these rules from now on. Sessions that they do not allow end. Nodes keep their places: one that was removed
+    /// is still there, closed.
     pub(crate) fn set_rules(&mut self, rules: Arc<Rules>) {
         self.traffic.resize(rules.nodes().len().max(self.traffic.len()), NodeTraffic::default());
         self.rules = rules;
-        self.review = true;
+        self.review = self.config.home;
     }
 
     /// Whether a segment for this end of ours may be an answer to a node rather than a stranger's to a listener.
@@ -155,268 +199,262 @@ impl Egress {
             })
     }
 
-    /// Where a packet from `link` goes that is for nobody here; an error where forwarding is no question: `None`.
+    /// Where a frame goes that is for nobody here; `None` from a link where passing on is no question.
     pub(crate) fn way(&self, link: LinkId, bytes: &[u8]) -> Option<Result<Way, Reason>> {
         let (inner, outer) = (self.config.inner.contains(&link), self.config.outer == link);
         if !inner && !outer {
             return None;
         }
-        let datagram = match Datagram::parse(bytes) {
-            Ok(datagram) => datagram,
-            Err(reason) => return Some(Err(reason)),
-        };
-        let outward = inner && self.rules.node(datagram.key.remote).is_some();
-        Some(match (outward, outer) {
-            _ if self.config.home => Ok(Way::Here),
-            (true, _) => Ok(Way::Home),
-            (_, true) => Ok(Way::Listed(listed(datagram.protocol, &datagram.concerns()))),
-            _ => Err(Reason::EgressUnknownNode),
-        })
+        if self.config.home {
+            return Some(Ok(Way::Here));
+        }
+        Some(Datagram::parse(bytes).and_then(|datagram| {
+            let outward = inner && self.rules.node(datagram.key.remote).is_some();
+            match (outward, outer) {
+                (true, _) => Ok(Way::Home),
+                (_, true) => Ok(Way::Listed(listed(datagram.protocol, &datagram.concerns()))),
+                _ => Err(Reason::EgressUnknownNode),
+            }
+        }))
     }
 
-    /// Judges a packet, and queues what goes on. `bytes` is the frame.
+    /// Whether an ICMP message is to be passed on, rather than for ourselves: a node's echo, the answer to one, an error
+    /// about a session. A shard that is not home cannot tell by itself which sessions there are.
+    pub(crate) fn passes(&self, link: LinkId, bytes: &[u8]) -> bool {
+        let Ok(datagram) = Datagram::parse(bytes) else { return false };
+        let ours = |address| self.links.iter().any(|link| link.own.contains(&address));
+        let to_us = ours(datagram.key.local);
+        match datagram.kind {
+            _ if !to_us => true,
+            Kind::EchoReply => link == self.config.outer,
+            Kind::Error if link == self.config.outer => {
+                let key = datagram.concerns();
+                match self.config.home {
+                    true => self.sessions.by_outer(datagram.protocol, &key).is_some(),
+                    false => self.translates(link, key.local, key.local_port),
+                }
+            }
+            _ => false,
+        }
+    }
+
+    /// Judges a frame, and queues what goes on. From sources that are `denied` nothing comes in.
     pub(crate) fn judge(
         &mut self,
-        now: Instant,
-        link: LinkId,
-        bytes: &[u8],
-        meta: &Meta,
+        passing: Passing<'_>,
+        denied: impl Fn(Address) -> bool,
     ) -> Result<(), Reason> {
-        let datagram = Datagram::parse(bytes)?;
-        let packet = bytes.get(datagram.network..datagram.end).ok_or(Reason::Truncated)?;
-        let node = if self.config.inner.contains(&link) { self.rules.node(datagram.key.remote) } else { None };
+        let datagram = Datagram::parse(passing.bytes)?;
+        let packet = passing.bytes.get(datagram.network..datagram.end).ok_or(Reason::Truncated)?;
+        let inner = self.config.inner.contains(&passing.link);
+        let node = if inner { self.rules.node(datagram.key.remote) } else { None };
+        let read = Read { passing, datagram, packet };
         match node {
-            Some(node) => self.outward(now, link, node, &datagram, packet, meta),
-            None if link == self.config.outer => self.inward(now, &datagram, packet, meta),
+            Some(node) => self.outward(node, &read),
+            None if denied(read.datagram.key.remote) => Err(Reason::Banned),
+            None if passing.link == self.config.outer => self.inward(&read),
             None => Err(Reason::EgressUnknownNode),
         }
     }
 
     /// A packet of a node's.
-    fn outward(
-        &mut self,
-        now: Instant,
-        link: LinkId,
-        node: usize,
-        datagram: &Datagram,
-        packet: &[u8],
-        meta: &Meta,
-    ) -> Result<(), Reason> {
+    fn outward(&mut self, node: usize, read: &Read<'_>) -> Result<(), Reason> {
+        let Read { passing: Passing { now, meta, .. }, datagram, packet } = read;
         if datagram.hop_limit < 2 {
             return Err(Reason::HopLimit);
-        }
-        if datagram.destination_is_group() {
-            return Err(Reason::Martian);
         }
         // The node is at the local end of its sessions.
         let inner = reversed(&datagram.key);
-        let slot = match self.sessions.by_inner(datagram.protocol, &inner) {
-            Some(slot) => slot,
-            None => match self.begin(now, link, node, datagram, &inner) {
-                Ok(slot) => slot,
-                Err(reason) => {
-                    self.refuse(now, link, node, datagram, packet, reason);
-                    return Err(reason);
-                }
-            },
-        };
-        let outer_mtu = self.mtu(self.config.outer);
-        if let Some(mtu) = datagram.exceeds(packet, meta.segment, outer_mtu) {
-            self.tell(now, link, |room, from| notice::too_big(room, from, packet, mtu), datagram.key.remote);
+        let found = self.sessions.by_inner(datagram.protocol, &inner);
+        let begun = found.map_or_else(|| self.begin(node, read, &inner), Ok);
+        let slot = begun.inspect_err(|&reason| self.refuse(node, read, reason))?;
+        if let Some(mtu) = datagram.exceeds(packet, meta.segment, self.mtu(self.config.outer)) {
+            self.complain(read, Complaint::TooBig(mtu));
             return Err(Reason::TooBig);
         }
-        let session = self.sessions.touch(now, slot, datagram.kind, false);
-        let outer = session.outer;
-        let rewrite = Rewrite { source: Some((outer.local, outer.local_port)), destination: None };
-        self.count_out(node, packet.len());
-        self.queue(self.config.outer, now, datagram, packet, meta, &rewrite, outer.remote)
+        let session = self.sessions.touch(*now, slot, datagram.kind, false).ok_or(Reason::EgressNoSession)?;
+        let (outer, out) = (session.outer, self.config.outer);
+        self.queue(out, read, &Rewrite::Source(outer.local, outer.local_port), outer.remote)?;
+        if let Some(traffic) = self.traffic.get_mut(node) {
+            traffic.packets_out += 1;
+            traffic.bytes_out += packet.len() as u64;
+        }
+        Ok(())
     }
 
     /// A packet from the world.
-    fn inward(
-        &mut self,
-        now: Instant,
-        datagram: &Datagram,
-        packet: &[u8],
-        meta: &Meta,
-    ) -> Result<(), Reason> {
-        let opens = matches!(datagram.kind, Kind::Tcp(flags) if flags.has(Flags::SYN) && !flags.has(Flags::ACK));
-        if opens || matches!(datagram.kind, Kind::EchoRequest) {
+    fn inward(&mut self, read: &Read<'_>) -> Result<(), Reason> {
+        let Read { passing: Passing { now, meta, .. }, datagram, packet } = read;
+        let opens =
+            matches!(datagram.kind, Kind::Tcp(flags) if flags.has(Flags::SYN) && !flags.has(Flags::ACK));
+        if opens || datagram.kind == Kind::EchoRequest {
             return Err(Reason::EgressUnsolicited);
         }
-        let outer = datagram.concerns();
-        let protocol = datagram.protocol;
-        let slot = self.sessions.by_outer(protocol, &outer).ok_or(Reason::EgressUnsolicited)?;
+        let found = self.sessions.by_outer(datagram.protocol, &datagram.concerns());
+        let slot = found.ok_or(Reason::EgressUnsolicited)?;
         if datagram.hop_limit < 2 {
             return Err(Reason::HopLimit);
         }
-        let session = self.sessions.touch(now, slot, datagram.kind, true);
-        let (inner, node, link) = (session.inner, session.node, session.link);
+        let touched = self.sessions.touch(*now, slot, datagram.kind, true);
+        let Session { inner, node, link, .. } = touched.ok_or(Reason::EgressUnsolicited)?;
         if let Some(mtu) = datagram.exceeds(packet, meta.segment, self.mtu(link)) {
-            let world = datagram.key.remote;
-            self.tell(now, self.config.outer, |room, from| notice::too_big(room, from, packet, mtu), world);
+            self.complain(read, Complaint::TooBig(mtu));
             return Err(Reason::TooBig);
         }
-        let rewrite = Rewrite { source: None, destination: Some((inner.local, inner.local_port)) };
-        self.count_in(usize::from(node), packet.len());
-        self.queue(link, now, datagram, packet, meta, &rewrite, inner.local)
+        self.queue(link, read, &Rewrite::Destination(inner.local, inner.local_port), inner.local)?;
+        if let Some(traffic) = self.traffic.get_mut(usize::from(node)) {
+            traffic.packets_in += 1;
+            traffic.bytes_in += packet.len() as u64;
+        }
+        Ok(())
     }
 
     /// The first packet of a conversation.
-    fn begin(
-        &mut self,
-        now: Instant,
-        link: LinkId,
-        node: usize,
-        datagram: &Datagram,
-        inner: &FlowKey,
-    ) -> Result<u32, Reason> {
-        let rules = self.rules.clone();
-        rules.permits(node, datagram.protocol, inner)?;
-        match datagram.kind {
-            Kind::Tcp(flags) if !flags.has(Flags::SYN) || flags.has(Flags::ACK) => return Err(Reason::EgressNoSession),
-            Kind::EchoReply | Kind::Error { .. } => return Err(Reason::IcmpIgnored),
+    fn begin(&mut self, node: usize, read: &Read<'_>, inner: &FlowKey) -> Result<u32, Reason> {
+        let Datagram { kind, protocol, .. } = read.datagram;
+        match kind {
+            Kind::Tcp(flags) if !flags.has(Flags::SYN) || flags.has(Flags::ACK) => {
+                return Err(Reason::EgressNoSession);
+            }
+            Kind::EchoReply | Kind::Error => return Err(Reason::IcmpIgnored),
             Kind::Tcp(_) | Kind::Udp | Kind::EchoRequest => {}
         }
-        let each = self.config.sessions.div_ceil(rules.nodes().len().max(1));
-        let held = self.traffic.get(node).map_or(0, |traffic| traffic.sessions);
-        if held >= each {
+        self.rules.permits(node, protocol, inner)?;
+        let each = self.config.sessions.div_ceil(self.rules.open().max(1));
+        if self.traffic.get(node).is_some_and(|traffic| traffic.sessions >= each) {
             return Err(Reason::EgressFull);
         }
-        let outer_local = match inner.local.is_v4() {
-            true => {
-                let address = self.config.address.ok_or(Reason::EgressClosed)?;
-                let block = rules.nodes().get(node).map_or(0, |node| node.block);
-                let size = self.config.ports_per_node;
-                let first = u32::from(self.config.first_port) + u32::from(block) * u32::from(size);
-                let first = u16::try_from(first).map_err(|_| Reason::EgressFull)?;
-                (address, self.sessions.map(datagram.protocol, inner, first, size).ok_or(Reason::EgressFull)?)
-            }
+        let (local, local_port) = match inner.local.is_v4() {
+            true => self.shown(node, protocol, inner)?,
             false => (inner.local, inner.local_port),
         };
-        let outer = FlowKey { local: outer_local.0, local_port: outer_local.1, ..*inner };
-        let place = sessions::Place { node: node as u16, link };
-        let slot = self.sessions.insert(now, datagram.protocol, *inner, outer, place).ok_or(Reason::EgressFull)?;
+        let outer = FlowKey { local, local_port, ..*inner };
+        let link = read.passing.link;
+        let place = Place { node: node as u16, link };
+        let inserted = self.sessions.insert(read.passing.now, protocol, *inner, outer, place);
+        let slot = inserted.ok_or(Reason::EgressFull)?;
         if let Some(traffic) = self.traffic.get_mut(node) {
             traffic.sessions += 1;
             traffic.opened += 1;
         }
-        self.announce(News { protocol: datagram.protocol, outer, inner: *inner, link, on: true });
+        if self.news.len() < NEWS {
+            self.news.push_back(News { protocol, outer, inner: *inner, link, on: true });
+        }
         Ok(slot)
     }
 
+    /// What an end of a node's shows outside.
+    fn shown(&self, node: usize, protocol: Protocol, inner: &FlowKey) -> Result<(Address, u16), Reason> {
+        let address = self.config.address.ok_or(Reason::EgressClosed)?;
+        let block = self.rules.nodes().get(node).map_or(0, |node| node.block);
+        let size = self.config.ports_per_node;
+        let first = u32::from(self.config.first_port) + u32::from(block) * u32::from(size);
+        let first = u16::try_from(first).map_err(|_| Reason::EgressFull)?;
+        let port = self.sessions.map(protocol, inner, first, size).ok_or(Reason::EgressFull)?;
+        Ok((address, port))
+    }
+
     /// Tells a node that it may not, so that it does not wait for an answer that cannot come.
-    fn refuse(
-        &mut self,
-        now: Instant,
-        link: LinkId,
-        node: usize,
-        datagram: &Datagram,
-        packet: &[u8],
-        reason: Reason,
-    ) {
-        let to = datagram.key.remote;
+    fn refuse(&mut self, node: usize, read: &Read<'_>, reason: Reason) {
         match reason {
             Reason::EgressClosed | Reason::EgressRefused => {
                 if let Some(traffic) = self.traffic.get_mut(node) {
                     traffic.refused += 1;
                 }
-                self.tell(now, link, |room, from| notice::prohibited(room, from, packet), to);
+                self.complain(read, Complaint::Prohibited);
             }
-            Reason::EgressNoSession => self.tell(now, link, |room, _| notice::reset(room, datagram, packet), to),
+            Reason::EgressNoSession => {
+                let (key, packet) = (&read.datagram.key, read.packet);
+                self.tell(read, |room| notice::reset(room, key, packet));
+            }
             _ => {}
         }
     }
 
-    /// Queues a packet of our own making. `write` gets the room and the address that we have on no link: the packet's own
-    /// destination speaks, as it would for a closed port there.
-    fn tell(
-        &mut self,
-        now: Instant,
-        link: LinkId,
-        write: impl FnOnce(&mut [u8], Option<Address>) -> Option<usize>,
-        to: Address,
-    ) {
+    /// Sends an error about a packet: from our own address where it came in, and where there is none of the family, from that
+    /// which it was for.
+    fn complain(&mut self, read: &Read<'_>, complaint: Complaint) {
+        let (to, asked) = (read.datagram.key.remote, read.datagram.key.local);
+        let own = self.links.get(usize::from(read.passing.link.0)).map_or(&[][..], |link| &link.own);
+        let from = own.iter().copied().find(|own| own.same_family(to)).unwrap_or(asked);
+        let packet = read.packet;
+        self.tell(read, |room| notice::error(room, from, to, packet, complaint));
+    }
+
+    /// Queues a packet of our own making to who sent the one at hand.
+    fn tell(&mut self, read: &Read<'_>, write: impl FnOnce(&mut [u8; notice::LONGEST]) -> Option<usize>) {
+        let Passing { now, link, .. } = read.passing;
         if !self.notices.take(now) {
             return;
         }
         let mut room = [0; notice::LONGEST];
-        let from = self.config.address.filter(|address| link == self.config.outer && address.same_family(to));
-        if let Some(length) = write(&mut room, from)
+        if let Some(packet) = write(&mut room).and_then(|length| room.get(..length))
             && let Some(outbox) = self.outboxes.get_mut(usize::from(link.0))
         {
-            outbox.push(Queued::whole(to, now), &room[..length]);
+            outbox.push(Queued::whole(read.datagram.key.remote, now), packet);
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn queue(
         &mut self,
         link: LinkId,
-        now: Instant,
-        datagram: &Datagram,
-        packet: &[u8],
-        meta: &Meta,
+        read: &Read<'_>,
         rewrite: &Rewrite,
         hop: Address,
     ) -> Result<(), Reason> {
+        let Passing { now, meta, .. } = read.passing;
         let complete = meta.segment == 0 && !matches!(meta.checksum, Checksum::Partial { .. });
-        let queued = Queued { segment: meta.segment, complete, ..Queued::whole(hop, now) };
+        let queued = Queued::whole(hop, now).in_segments(meta.segment, complete);
         let outbox = self.outboxes.get_mut(usize::from(link.0)).ok_or(Reason::NoRoute)?;
-        let room = outbox.push(queued, packet).ok_or(Reason::EgressQueue)?;
-        datagram.rewrite(room, rewrite, complete);
+        let room = outbox.push(queued, read.packet).ok_or(Reason::EgressQueue)?;
+        read.datagram.rewrite(room, rewrite, complete);
         Ok(())
     }
 
     fn mtu(&self, link: LinkId) -> u16 {
-        self.config.mtu.get(usize::from(link.0)).copied().unwrap_or(1_280)
-    }
-
-    fn count_out(&mut self, node: usize, bytes: usize) {
-        if let Some(traffic) = self.traffic.get_mut(node) {
-            traffic.packets_out += 1;
-            traffic.bytes_out += bytes as u64;
-        }
-    }
-
-    fn count_in(&mut self, node: usize, bytes: usize) {
-        if let Some(traffic) = self.traffic.get_mut(node) {
-            traffic.packets_in += 1;
-            traffic.bytes_in += bytes as u64;
-        }
+        self.links.get(usize::from(link.0)).map_or(1_280, |link| link.mtu)
     }
 
     /// Ends sessions whose time is over, and those that new rules do not allow.
     pub(crate) fn advance(&mut self, now: Instant) {
         let review = std::mem::take(&mut self.review).then(|| self.rules.clone());
         let (traffic, news) = (&mut self.traffic, &mut self.news);
-        let allowed = |session: &sessions::Session| {
+        let allowed = |session: &Session| {
             review.as_ref().is_none_or(|rules| {
-                let node = rules.node(session.inner.local);
-                node == Some(usize::from(session.node))
-                    && rules.permits(usize::from(session.node), session.protocol, &session.inner).is_ok()
+                let node = usize::from(session.node);
+                rules.node(session.inner.local) == Some(node)
+                    && rules.permits(node, session.protocol, &session.inner).is_ok()
             })
         };
-        self.sessions.sweep(now, review.is_some(), allowed, |session| {
+        let done = self.sessions.sweep(now, review.is_some(), allowed, |session| {
+            if news.len() == NEWS {
+                return false;
+            }
             if let Some(traffic) = traffic.get_mut(usize::from(session.node)) {
                 traffic.sessions = traffic.sessions.saturating_sub(1);
             }
-            if news.len() < NEWS {
-                let sessions::Session { protocol, outer, inner, link, .. } = *session;
-                news.push(News { protocol, outer, inner, link, on: false });
-            }
-            news.len() < NEWS
+            let Session { protocol, outer, inner, link, .. } = *session;
+            news.push_back(News { protocol, outer, inner, link, on: false });
+            true
         });
+        self.review = review.is_some() && !done;
     }
 
-    /// When [`Egress::advance`] wants to be called.
+    /// When [`Egress::advance`] wants to be called, or packets be offered again.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        if self.review { Some(Instant::ZERO) } else { self.sessions.deadline() }
+        let review = self.review.then_some(Instant::ZERO);
+        let waiting = self.outboxes.iter().filter_map(Outbox::deadline);
+        waiting.chain(review).chain(self.sessions.deadline()).min()
     }
 
     /// Whether packets wait to be sent.
     pub(crate) fn has_output(&self) -> bool {
         self.outboxes.iter().any(|outbox| !outbox.is_empty())
+    }
+
+    /// Where the world is.
+    pub(crate) fn outer(&self) -> LinkId {
+        self.config.outer
     }
 
     /// What goes out by a link.
@@ -426,13 +464,7 @@ impl Egress {
 
     /// The next session that began or ended.
     pub(crate) fn news(&mut self) -> Option<News> {
-        self.news.pop()
-    }
-
-    fn announce(&mut self, news: News) {
-        if self.news.len() < NEWS {
-            self.news.push(news);
-        }
+        self.news.pop_front()
     }
 
     /// What each node's way out has carried, in the order of the rules.
@@ -440,9 +472,12 @@ impl Egress {
         &self.traffic
     }
 
-    /// Sessions now, by state of the conversation: for `status`.
-    pub(crate) fn sessions(&self) -> impl Iterator<Item = (Protocol, FlowKey, FlowKey, bool)> + '_ {
-        self.sessions.iter().map(|s| (s.protocol, s.inner, s.outer, s.state == State::Established))
+    /// Sessions now.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = EgressSession> + '_ {
+        self.sessions.iter().map(|session| {
+            let Session { protocol, inner, outer, state, .. } = *session;
+            EgressSession { protocol, inner, outer, established: state == State::Established }
+        })
     }
 }
 
@@ -455,11 +490,7 @@ pub(crate) fn listed(protocol: Protocol, outer: &FlowKey) -> FlowKey {
     }
 }
 
-fn reversed(key: &FlowKey) -> FlowKey {
-    FlowKey {
-        local: key.remote,
-        remote: key.local,
-        local_port: key.remote_port,
-        remote_port: key.local_port,
-    }
+/// A key seen from its other end.
+pub(crate) fn reversed(key: &FlowKey) -> FlowKey {
+    FlowKey { local: key.remote, remote: key.local, local_port: key.remote_port, remote_port: key.local_port }
 }

@@ -16,6 +16,8 @@ const PATIENT: usize = 16;
 const PATIENT_BYTES: usize = 1_536;
 /// How long they wait: as long as a next hop is asked for.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How often they are offered again, beside every other occasion.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// What is to be known of a packet that waits.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +38,11 @@ impl Queued {
     pub(super) fn whole(to: Address, now: Instant) -> Self {
         Queued { to, segment: 0, complete: true, since: now, start: 0, len: 0 }
     }
+
+    /// The same as a super-frame of segments with so much payload (0: none), its checksum complete or not.
+    pub(super) fn in_segments(self, segment: u16, complete: bool) -> Self {
+        Queued { segment, complete, ..self }
+    }
 }
 
 /// What became of a packet that was offered.
@@ -55,6 +62,8 @@ pub(crate) struct Outbox {
     queue: VecDeque<Queued>,
     patient: Vec<(Queued, [u8; PATIENT_BYTES])>,
     room: usize,
+    /// When those who wait for a next hop are offered again.
+    again: Instant,
 }
 
 impl Outbox {
@@ -66,12 +75,18 @@ impl Outbox {
             queue: VecDeque::with_capacity(of(PACKETS)),
             patient: Vec::with_capacity(of(PATIENT)),
             room: of(BYTES),
+            again: Instant::ZERO,
         }
     }
 
     /// Whether nothing can be sent; those who wait for a next hop are not asked about.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// When those who wait for a next hop are to be offered again.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.patient.first().map(|_| self.again)
     }
 
     /// Appends a packet, IP header first, and gives its bytes to be rewritten; `None` where it finds no room.
@@ -103,6 +118,7 @@ impl Outbox {
     /// not answer, or because too many wait for one.
     pub(crate) fn drain(&mut self, now: Instant, mut send: impl FnMut(&Queued, &[u8]) -> Taken) -> u64 {
         let mut dropped = 0;
+        self.again = now + AGAIN;
         self.patient.retain(|(queued, bytes)| match send(queued, &bytes[..queued.len.min(PATIENT_BYTES)]) {
             Taken::Yes => false,
             Taken::Full => true,

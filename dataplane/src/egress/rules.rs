@@ -46,21 +46,30 @@ pub struct Rules {
     /// Sorted by address.
     by_address: Vec<(Address, usize)>,
     refused: PrefixSet,
+    open: usize,
 }
 
 impl Rules {
     /// Rules for `nodes`. Nobody may go to `refused`: our own addresses, above all, so that no node dials itself.
     pub fn new(nodes: Vec<EgressNode>, refused: PrefixSet) -> Self {
-        let places = |(place, node): (usize, &EgressNode)| node.addresses.iter().map(move |&a| (a, place)).collect::<Vec<_>>();
+        let places = |(place, node): (usize, &EgressNode)| {
+            node.addresses.iter().map(move |&a| (a, place)).collect::<Vec<_>>()
+        };
         let mut by_address: Vec<_> = nodes.iter().enumerate().flat_map(places).collect();
         by_address.sort_unstable();
         by_address.dedup_by_key(|(address, _)| *address);
-        Rules { nodes, by_address, refused }
+        let open = nodes.iter().filter(|node| node.open).count();
+        Rules { nodes, by_address, refused, open }
     }
 
     /// The nodes.
     pub fn nodes(&self) -> &[EgressNode] {
         &self.nodes
+    }
+
+    /// How many of them are open.
+    pub(super) fn open(&self) -> usize {
+        self.open
     }
 
     /// The node that has an address.

@@ -143,7 +143,8 @@ impl Sessions {
         let slot = self.free.pop()?;
         let Place { node, link } = place;
         let state = State::Opening;
-        let session = Session { protocol, inner, outer, state, node, link, expires: now + patience(protocol, state) };
+        let session =
+            Session { protocol, inner, outer, state, node, link, expires: now + patience(protocol, state) };
         *self.slots.get_mut(slot as usize)? = Some(session);
         self.inner.insert((protocol, inner), slot);
         self.outer.insert((protocol, outer), slot);
@@ -157,21 +158,12 @@ impl Sessions {
     }
 
     /// A packet of a session: its state and its time go on. `inward` says who sent it.
-    pub(super) fn touch(&mut self, now: Instant, slot: u32, kind: Kind, inward: bool) -> Session {
-        let missing = || Session {
-            protocol: Protocol::Icmp,
-            inner: FlowKey { local: Default::default(), remote: Default::default(), local_port: 0, remote_port: 0 },
-            outer: FlowKey { local: Default::default(), remote: Default::default(), local_port: 0, remote_port: 0 },
-            state: State::Closing,
-            node: 0,
-            link: LinkId(0),
-            expires: now,
-        };
-        let Some(session) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return missing() };
+    pub(super) fn touch(&mut self, now: Instant, slot: u32, kind: Kind, inward: bool) -> Option<Session> {
+        let session = self.slots.get_mut(slot as usize)?.as_mut()?;
         // An error is no sign of life (RFC 5508, REQ-10), and what outsiders send keeps nothing open but an established
         // connection (RFC 4787, REQ-6; RFC 5382 asks for both directions).
         let counts = match kind {
-            Kind::Error { .. } => false,
+            Kind::Error => false,
             Kind::Tcp(_) => true,
             _ => !inward,
         };
@@ -181,7 +173,7 @@ impl Sessions {
         if counts {
             session.expires = now + patience(session.protocol, session.state);
         }
-        *session
+        Some(*session)
     }
 
     /// When [`Sessions::sweep`] has something to do.
@@ -189,34 +181,36 @@ impl Sessions {
         (self.free.len() < self.slots.len()).then_some(self.next_sweep)
     }
 
-    /// Ends what has expired, or is not `allowed`, in a part of the table, or in `all` of it. `ended` says whether it takes
-    /// more.
+    /// Ends what has expired, or is not `allowed`, in a part of the table, or in `all` of it. `end` says whether a session may
+    /// be ended now; where it may not, the rest waits, and false comes back.
     pub(super) fn sweep(
         &mut self,
         now: Instant,
         all: bool,
         allowed: impl Fn(&Session) -> bool,
-        mut ended: impl FnMut(&Session) -> bool,
-    ) {
+        mut end: impl FnMut(&Session) -> bool,
+    ) -> bool {
         if !all && now < self.next_sweep {
-            return;
+            return true;
         }
         let part = self.slots.len().div_ceil(PARTS);
-        let range = if all { 0..self.slots.len() } else { self.part * part..((self.part + 1) * part).min(self.slots.len()) };
-        if !all {
-            self.part = (self.part + 1) % PARTS;
-            self.next_sweep = now + SWEEP_EVERY;
-        }
+        let begin = self.part * part;
+        let range = if all { 0..self.slots.len() } else { begin..(begin + part).min(self.slots.len()) };
         for slot in range {
             let Some(session) = self.slots.get(slot).copied().flatten() else { continue };
             if now < session.expires && allowed(&session) {
                 continue;
             }
-            self.remove(slot as u32);
-            if !ended(&session) && !all {
-                break;
+            if !end(&session) {
+                return false;
             }
+            self.remove(slot as u32);
         }
+        if !all {
+            self.part = (self.part + 1) % PARTS;
+            self.next_sweep = now + SWEEP_EVERY;
+        }
+        true
     }
 
     fn remove(&mut self, slot: u32) {

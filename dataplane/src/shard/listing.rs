@@ -66,7 +66,7 @@ impl Shard {
         self.note(Hint { link, key, on: false });
     }
 
-    fn note(&mut self, hint: Hint) {
+    pub(super) fn note(&mut self, hint: Hint) {
         if self.hints.len() < HINTS {
             self.hints.push_back(hint);
         }

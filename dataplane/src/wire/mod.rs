@@ -24,7 +24,12 @@ pub use prefix_set::PrefixSet;
 pub use seq::Seq;
 
 pub(crate) use build::Head;
+pub(crate) use checksum::{fold as checksum_fold, pseudo as checksum_pseudo, sum as checksum_sum};
 pub(crate) use options::{Emitted, Found};
+pub(crate) use parse::{
+    ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, IPV4_HEADER, IPV6_HEADER, TCP_HEADER, VLAN_TAG,
+    link_local, martian,
+};
 
 /// Which of a shard's links a frame came from or goes to: an index into its configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -436,6 +436,22 @@ const fn martian_v6_low(bits: u128) -> bool {
     matches!(bits >> 32, 0 | 0xffff)
 }
 
+/// Whether no host may be reached under an address, nor speak from it.
+pub(crate) const fn martian(address: Address) -> bool {
+    match address.v4() {
+        Some(bytes) => martian_v4(u32::from_be_bytes(bytes)),
+        None => martian_v6_source(address, false),
+    }
+}
+
+/// Whether an address means something on its own link only (RFC 3927, RFC 4291).
+pub(crate) const fn link_local(address: Address) -> bool {
+    match address.v4() {
+        Some(bytes) => bytes[0] == 169 && bytes[1] == 254,
+        None => address.bits() >> 118 == 0xfe80 >> 6,
+    }
+}
+
 fn address_v6(header: &[u8; IPV6_HEADER], at: usize) -> Address {
     let bytes = header.get(at..).and_then(|bytes| bytes.first_chunk::<16>());
     Address::from_v6(*bytes.unwrap_or(&[0; 16]))

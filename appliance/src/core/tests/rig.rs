@@ -272,6 +272,7 @@ fn shard_config(accept: Accept) -> Config {
         seed: [2; 32],
         index: ShardIndex::default(),
         exchange: None,
+        egress: None,
     }
 }
 

@@ -100,6 +100,7 @@ fn shard(vlan: Option<u16>, mtu: u16, replies_per_second: u32) -> Shard {
         seed: [9; 32],
         index: ShardIndex::default(),
         exchange: None,
+        egress: None,
     };
     Shard::new(&config, Instant::from_millis(1_000))
 }
