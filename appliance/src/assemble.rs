@@ -151,6 +151,7 @@ pub fn core(
             seed,
             index: ShardIndex::of(place.index, place.shards),
             exchange: place.exchange,
+            egress: crate::egress::layout(config, place.index),
         },
         listener_pools: config.listeners.iter().map(|listener| listener.pool).collect(),
         errands: config.listeners.iter().map(errand).collect(),

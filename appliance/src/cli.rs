@@ -20,7 +20,7 @@ use crate::management::{self, Request, Response};
 use crate::node_setup::{self, Way};
 use crate::rules::why::WhyArgs;
 use crate::rules::{Policy, PolicyError};
-use crate::{bans, check, doctor, explain, nodes, rules, run};
+use crate::{bans, check, doctor, egress, explain, nodes, rules, run};
 
 #[derive(Parser)]
 #[command(
@@ -110,6 +110,11 @@ enum Command {
     /// Put a node, or the appliance, back into service
     #[command(after_help = "Example:\n  hedgerow undrain a")]
     Undrain(nodes::cli::UndrainArgs),
+    /// Show, open and close the way out of a running appliance's nodes
+    #[command(
+        after_help = "Examples:\n  hedgerow egress\n  hedgerow egress open b --for 1h\n  hedgerow egress close b\n\nWho may go out, and where to, is in the configuration, section [egress]."
+    )]
+    Egress(egress::cli::EgressArgs),
     /// Show, set and lift bans of a running appliance
     #[command(subcommand)]
     Bans(bans::cli::BansCommand),
@@ -240,6 +245,7 @@ pub fn main() -> ExitCode {
         Command::Nodes(args) => nodes::cli::nodes(args),
         Command::Drain(args) => nodes::cli::drain(args),
         Command::Undrain(args) => nodes::cli::undrain(args),
+        Command::Egress(args) => egress::cli::egress(args),
         Command::Bans(command) => bans::cli::run(&command),
         Command::Explain { reason, all: _, markdown } => explain_reason(reason.as_deref(), markdown),
         #[cfg(feature = "lab")]

@@ -4,6 +4,7 @@
 //! range, or a [`Report`] that names each mistake with its place, the expectation and a suggestion.
 
 mod diagnostic;
+pub mod egress;
 mod file;
 mod lower;
 mod read;
@@ -46,6 +47,8 @@ pub struct Config {
     pub policy: PolicyFiles,
     /// Who is refused, and who never is.
     pub bans: Bans,
+    /// The nodes' way out; `None`: they have none by us.
+    pub egress: Option<egress::Egress>,
 }
 
 /// How far verdicts are enforced.

@@ -7,6 +7,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::bell::Bell;
 use crate::config::Config;
+use crate::egress::Egress;
 use crate::nodes::Nodes;
 use crate::pulse::Pulse;
 use crate::rules::keeper::Keeper;
@@ -91,12 +92,20 @@ pub struct Control {
     started: Instant,
     policy: Option<Arc<Keeper>>,
     nodes: Option<Arc<Nodes>>,
+    egress: Option<Arc<Egress>>,
 }
 
 impl Control {
     /// The way to the shards at the other ends of `lines`, which run `config` from now on.
     pub fn new(config: Arc<Config>, lines: Vec<Line>) -> Control {
-        Control { config, lines: lines.into(), started: Instant::now(), policy: None, nodes: None }
+        Control {
+            config,
+            lines: lines.into(),
+            started: Instant::now(),
+            policy: None,
+            nodes: None,
+            egress: None,
+        }
     }
 
     /// The same for an appliance whose policy can be changed.
@@ -111,6 +120,18 @@ impl Control {
     pub fn with_nodes(mut self, nodes: Arc<Nodes>) -> Control {
         self.nodes = Some(nodes);
         self
+    }
+
+    /// The same for an appliance that lets nodes out.
+    #[must_use]
+    pub fn with_egress(mut self, egress: Option<Arc<Egress>>) -> Control {
+        self.egress = egress;
+        self
+    }
+
+    /// The nodes' way out.
+    pub fn egress(&self) -> Option<&Arc<Egress>> {
+        self.egress.as_ref()
     }
 
     /// Where nodes are changed.
@@ -149,6 +170,10 @@ impl Control {
             }
         }
         let pulses: Vec<&Pulse> = self.lines.iter().map(|line| &*line.pulse).collect();
-        Status::of(&self.config, self.started.elapsed(), &reports, &pulses)
+        let mut status = Status::of(&self.config, self.started.elapsed(), &reports, &pulses);
+        let first = reports.first().and_then(Option::as_ref);
+        let traffic = first.map_or(&[][..], |report| &report.core.egress);
+        status.egress = self.egress.as_ref().map(|egress| egress.status(traffic));
+        status
     }
 }

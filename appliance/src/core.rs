@@ -13,6 +13,7 @@ mod pump;
 mod seats;
 mod statistics;
 mod watch;
+mod ways;
 mod work;
 
 #[cfg(test)]
@@ -206,6 +207,8 @@ pub struct Core<P> {
     pulse: Arc<Pulse>,
     /// Who is refused, and the policy; `None`: nobody, and that of nodes.
     bans: Option<Enforced>,
+    /// Who may go out; `None`: nobody.
+    ways: Option<ways::Ways>,
     /// Sessions that are still to be judged by the policy in force.
     adopting: Vec<Ticket>,
     /// Who remembers what was decided and not carried out.
@@ -261,6 +264,7 @@ impl<P: Port> Core<P> {
             work: WorkQueue::new(config.work_queue),
             desk: None,
             bans: None,
+            ways: None,
             adopting: Vec::new(),
             witness: None,
             pulse: Arc::default(),
@@ -300,6 +304,7 @@ impl<P: Port> Core<P> {
     pub fn step(&mut self, now: Instant, unix_ms: u64) -> Result<Progress, PortFault> {
         self.tell_utc(now, unix_ms);
         self.take_in_force();
+        self.take_ways();
         self.go_on_adopting();
         self.tell_denials(now);
         self.pulse.enter(Phase::Receiving);

@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use hedgerow_policy::Finding;
@@ -24,7 +25,7 @@ use crate::pool::duty::News;
 pub struct EventLine {
     /// Milliseconds since the Unix epoch.
     pub unix_ms: u64,
-    /// `dialled`, `alarm`, `closed`, `node`, `ban_set` or `ban_lifted`.
+    /// `dialled`, `alarm`, `closed`, `node`, `egress`, `ban_set` or `ban_lifted`.
     pub event: String,
     /// The session's number in this run; none for a ban.
     #[serde(default, skip_serializing_if = "is_none")]
@@ -157,6 +158,20 @@ impl EventLine {
             node: Some(news.node.clone()),
             reason: Some(news.state.to_owned()),
             detail: Some(news.detail.clone()),
+            ..EventLine::default()
+        }
+    }
+
+    /// A node's way out opens or closes.
+    pub fn egress(pool: &str, node: &str, state: &str, why: &str) -> EventLine {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        EventLine {
+            unix_ms: unix.as_millis() as u64,
+            event: "egress".to_owned(),
+            peer: pool.to_owned(),
+            node: Some(node.to_owned()),
+            reason: Some(state.to_owned()),
+            detail: Some(why.to_owned()),
             ..EventLine::default()
         }
     }
@@ -305,10 +320,11 @@ impl std::fmt::Display for EventLine {
         if let Some(origin) = self.origin {
             return self.write_ban(f, origin);
         }
-        if self.event == "node" {
+        if self.event == "node" || self.event == "egress" {
             let [node, state, detail] =
                 [&self.node, &self.reason, &self.detail].map(|text| text.as_deref().unwrap_or_default());
-            return write!(f, " node {node} of {}: {state} ({detail})", self.peer);
+            let what = if self.event == "egress" { "way out of" } else { "node" };
+            return write!(f, " {what} {node} of {}: {state} ({detail})", self.peer);
         }
         write!(f, " session {} {} from {} at {}", self.session, self.event, self.peer, self.listener)?;
         if let Some(node) = &self.node {

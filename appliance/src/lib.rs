@@ -19,6 +19,7 @@ pub mod control;
 pub mod core;
 pub mod device;
 pub mod doctor;
+pub mod egress;
 pub mod events;
 pub mod explain;
 pub mod identity;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bans::{Ban, Bans, Book, Origin, text};
 use crate::control::Control;
+use crate::egress;
 use crate::events::{EventLine, Recent};
 use crate::nodes::{self, Change};
 use crate::rules::history::{By, Version};
@@ -63,6 +64,8 @@ pub enum Request {
     },
     /// Changes nodes, or shows them.
     Nodes(Change),
+    /// Opens and closes the nodes' way out, or shows it.
+    Egress(egress::Ask),
     /// Reads the policy anew.
     Reload(Wish),
     /// Keeps the policy that waits for it.
@@ -95,6 +98,8 @@ pub enum Response {
     Policies(Vec<Version>),
     /// To [`Request::Nodes`].
     Nodes(nodes::Answer),
+    /// To [`Request::Egress`].
+    Egress(egress::cli::Answer),
     /// To [`Request::Report`].
     Report(Box<Report>),
     /// It could not be done.
@@ -173,6 +178,7 @@ impl Desk {
                 Some(nodes) => nodes.change(&change).map_or_else(Response::Error, Response::Nodes),
                 None => Response::Error("this appliance has no nodes that could be changed".to_owned()),
             },
+            Request::Egress(wish) => self.egress(&wish).unwrap_or_else(Response::Error),
             Request::Bans => Response::Bans(self.bans.all()),
             Request::Ban { list, reason, seconds, origin } => self.ban(&list, &reason, seconds, origin),
             Request::Lift { prefixes } => self.lift(&prefixes),
@@ -181,6 +187,14 @@ impl Desk {
                 None => Response::Error("this appliance has no policy that could be changed".to_owned()),
             },
         }
+    }
+
+    fn egress(&self, wish: &egress::Ask) -> Result<Response, String> {
+        let none =
+            || "this appliance lets no node out: its configuration has no section `[egress]`".to_owned();
+        let said = self.control.egress().ok_or_else(none)?.ask(wish)?;
+        let egress = self.control.status().egress.ok_or_else(none)?;
+        Ok(Response::Egress(egress::cli::Answer { said, egress }))
     }
 
     fn ban(&self, list: &str, reason: &str, seconds: Option<u64>, origin: Origin) -> Response {

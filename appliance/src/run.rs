@@ -29,6 +29,7 @@ use crate::bell::Bell;
 use crate::commons::Commons;
 use crate::config::{Config, Mode};
 use crate::control::{self, Commands, Control, Line};
+use crate::egress::Egress;
 use crate::events::{EventLine, EventSink, Feed};
 use crate::identity::{Secret, random};
 use crate::management;
@@ -73,7 +74,8 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let watch = Watch::start();
     let commons = commons(&config, &bells, &watch);
     let nodes = open_nodes(&config, &commons, &bans, &watch)?;
-    let control = control.with_policy(keeper.clone()).with_nodes(nodes.clone());
+    let egress = open_egress(&config, &commons, &watch, &sink, ports.len() as u16);
+    let control = control.with_policy(keeper.clone()).with_nodes(nodes.clone()).with_egress(egress.clone());
     let path = config.management.socket.clone();
     let _socket = management::serve(&path, control.clone(), sink.recent(), bans.clone())
         .map_err(|e| RunError::Socket(path, e))?;
@@ -82,7 +84,15 @@ pub fn run(config: Config) -> Result<(), RunError> {
         Workers::start(config.cores.workers, &bells).map_err(|e| RunError::System("worker threads", e))?;
 
     keeper.watch().map_err(|e| RunError::System("the policy's thread", e))?;
-    let shards = prepare(&config, &secret, (&bells, &watch), &commons, (&bans, &witness), ports, desks)?;
+    let shards = prepare(
+        &config,
+        &secret,
+        (&bells, &watch),
+        &commons,
+        (&bans, &witness),
+        (ports, desks),
+        egress.as_ref(),
+    )?;
     drop(bans);
     let (ended, ends) = unbounded();
     for (((parts, commands), number), core) in shards.into_iter().zip(commands).zip(0..).zip(cores) {
@@ -171,6 +181,20 @@ fn open_nodes(
     opened.map_err(|e| RunError::Nodes(file, e))
 }
 
+/// Decides who may go out from now on.
+fn open_egress(
+    config: &Arc<Config>,
+    commons: &Arc<Commons>,
+    watch: &Watch,
+    sink: &EventSink,
+    shards: u16,
+) -> Option<Arc<Egress>> {
+    let (watch, herald) = (watch.clone(), sink.herald());
+    let clock = Box::new(move || watch.now());
+    let tell = Box::new(move |line| herald.tell(line));
+    Egress::open(config.clone(), commons.clone(), clock, tell, shards)
+}
+
 /// Starts a shard's thread, which sends how it ended.
 fn start(
     number: u16,
@@ -215,6 +239,7 @@ fn wait(
     let mut result = Ok(());
     let mut late: Option<std::time::Instant> = None;
     loop {
+        control.egress().iter().for_each(|egress| egress.step());
         if late.is_none() && nodes.may_end() {
             tracing::info!("drained: the appliance ends");
             late = Some(std::time::Instant::now() + DRAIN + LOOK * 5);
@@ -249,8 +274,8 @@ fn prepare(
     (bells, watch): (&[Arc<Bell>], &Watch),
     commons: &Arc<Commons>,
     (bans, witness): (&Arc<Bans>, &Arc<Witness>),
-    ports: Vec<Vec<Device>>,
-    desks: Vec<Desk>,
+    (ports, desks): (Vec<Vec<Device>>, Vec<Desk>),
+    egress: Option<&Arc<Egress>>,
 ) -> Result<Vec<Parts>, RunError> {
     let randomness = || random().map_err(|e| RunError::System("randomness", e));
     let clock = Clock::at(unix_now());
@@ -261,7 +286,8 @@ fn prepare(
             let frame_bytes = first.iter().map(|port| port.abilities().frame_bytes).collect();
             let size = ExchangeConfig {
                 shards: count,
-                flows: assemble::flows(config, count) * usize::from(count),
+                flows: assemble::flows(config, count) * usize::from(count)
+                    + config.egress.as_ref().map_or(0, |way| way.sessions),
                 frame_bytes,
                 seed: randomness()?,
             };
@@ -289,6 +315,7 @@ fn prepare(
             clock: clock.clone(),
             bans: bans.clone(),
             witness: witness.clone(),
+            egress: egress.cloned(),
         });
     }
     Ok(shards)

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::bans::BansStatus;
 use crate::config::{Config, Mode, Poll, Protocol};
 use crate::core::{Core, CoreStatistics};
+use crate::egress::EgressStatus;
 use crate::pulse::Pulse;
 use crate::rules::keeper::PolicyStatus;
 use crate::sessions::Passed;
@@ -49,6 +50,9 @@ pub struct Status {
     pub admission: AdmissionStatus,
     /// Who is refused.
     pub bans: BansStatus,
+    /// The nodes' way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressStatus>,
     /// The policy in force.
     #[serde(default)]
     pub policy: Option<PolicyStatus>,
@@ -369,6 +373,7 @@ impl Status {
             pools: pools(config, &sum.pools),
             admission: admission(config, shard),
             bans: BansStatus::default(),
+            egress: None,
             policy: None,
             frames: Frames {
                 received: shard.frames_in,
@@ -532,6 +537,7 @@ impl fmt::Display for Status {
         writeln!(f, "flows    {now} of {limit} (peak {peak}), {strangers} of strangers")?;
         self.admission.write(f)?;
         self.bans.write(f)?;
+        self.egress.iter().try_for_each(|egress| write!(f, "{egress}"))?;
         self.policy.iter().try_for_each(|policy| write!(f, "{policy}"))?;
         let SessionCounts { now, opened, dialled, crashed, .. } = self.sessions;
         writeln!(f, "sessions {now} now, {dialled} with a node, {opened} begun, {crashed} crashed")?;

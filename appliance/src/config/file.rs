@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use crate::pool::Role;
 
+use super::egress::{Access, PortRange, Purpose};
 use super::units::{Hop, Network, NodeAddress, NodeId, Period, Prefix, Size};
 use super::{AnswerSyns, Driver, Mode, Poll, Protocol, Share, SourceChoice, Stuck};
 
@@ -27,6 +28,7 @@ pub(super) struct File {
     pub(super) limits: Option<Limits>,
     pub(super) policy: Option<Policy>,
     pub(super) bans: Option<Bans>,
+    pub(super) egress: Option<Spanned<Egress>>,
 }
 
 /// The sections of a file.
@@ -42,6 +44,7 @@ pub(super) const SECTIONS: &[&str] = &[
     "limits",
     "policy",
     "bans",
+    "egress",
 ];
 
 #[derive(Deserialize, Default)]
@@ -226,4 +229,52 @@ pub(super) struct Bans {
     pub(super) first: Option<Spanned<Period>>,
     pub(super) longest: Option<Spanned<Period>>,
     pub(super) most: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Egress {
+    pub(super) port: Spanned<String>,
+    #[serde(default)]
+    pub(super) address: Option<Spanned<Hop>>,
+    #[serde(default)]
+    pub(super) ports: Option<Spanned<PortRange>>,
+    #[serde(default)]
+    pub(super) ports_per_node: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) sessions: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) public: Option<Access>,
+    #[serde(default)]
+    pub(super) protected: Option<Access>,
+    #[serde(default)]
+    pub(super) hidden: Option<Access>,
+    #[serde(default)]
+    pub(super) allow: Option<Vec<Purpose>>,
+    #[serde(default)]
+    pub(super) refuse: Vec<Network>,
+    #[serde(default)]
+    pub(super) node: BTreeMap<String, Spanned<NodeEgress>>,
+    #[serde(default)]
+    pub(super) emergency: Emergency,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NodeEgress {
+    #[serde(default)]
+    pub(super) access: Option<Access>,
+    #[serde(default)]
+    pub(super) addresses: Vec<Spanned<Hop>>,
+    #[serde(default)]
+    pub(super) allow: Option<Vec<Purpose>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Emergency {
+    pub(super) after: Option<Spanned<Period>>,
+    pub(super) hold: Option<Spanned<Period>>,
+    pub(super) at_most: Option<Spanned<Period>>,
+    pub(super) cool_down: Option<Spanned<Period>>,
 }

@@ -4,6 +4,7 @@
 
 mod bans;
 mod cores;
+mod egress;
 mod limits;
 mod ports;
 mod sockets;
@@ -43,6 +44,7 @@ pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Op
     lowering.unused(&listeners, &pools);
     let cores = lowering.cores(file.cores.unwrap_or_default(), &limits);
     lowering.shared(&file.ports, &ports, &pools);
+    let egress = lowering.egress(file.egress, &ports, &pools, &listeners);
     lowering.kernel_nodes(&file.pools, &ports, &pools, &listeners);
     let management = lowering.management(file.management.unwrap_or_default());
     Some(Config {
@@ -56,6 +58,7 @@ pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Op
         limits,
         policy,
         bans,
+        egress,
     })
 }
 

@@ -47,6 +47,7 @@ impl<'i> Reader<'_, 'i> {
                 "limits" => file.limits = self.section(value),
                 "policy" => file.policy = self.policy(value),
                 "bans" => file.bans = self.section(value),
+                "egress" => file.egress = self.section(value).map(|egress| Spanned::new(key.span(), egress)),
                 other => self.unknown(key.span(), "section", other, file::SECTIONS),
             }
         }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::egress::{PortRange, Purpose};
 use crate::pool::Role;
 use serde::{Deserialize, Deserializer, de};
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Deserializer, de};
 pub struct Misread(String);
 
 impl Misread {
-    fn new(found: impl fmt::Display, expected: impl fmt::Display) -> Self {
+    pub(super) fn new(found: impl fmt::Display, expected: impl fmt::Display) -> Self {
         Misread(format!("{found}; expected {expected}"))
     }
 }
@@ -39,7 +40,7 @@ macro_rules! from_text {
     )+ };
 }
 
-from_text!(Period, Size, Prefix, Hop, Network, NodeAddress, NodeId);
+from_text!(Period, Size, Prefix, Hop, Network, NodeAddress, NodeId, Purpose, PortRange);
 
 /// A duration: a number with `ms`, `s`, `m`, `h` or `d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,6 +1,7 @@
 //! What a core counts, and the sum over cores.
 
 use hedgerow_dataplane::Instant;
+use hedgerow_dataplane::egress::NodeTraffic;
 use hedgerow_dataplane::frame::Port;
 use hedgerow_dataplane::shard;
 use hedgerow_policy::verdict;
@@ -33,6 +34,8 @@ pub struct CoreStatistics {
     pub pools: Vec<PoolStatistics>,
     /// Events that nobody took in time.
     pub events_lost: u64,
+    /// What the nodes' way out has carried; one core's alone.
+    pub egress: Vec<NodeTraffic>,
 }
 
 /// Cryptographic steps.
@@ -77,6 +80,9 @@ impl CoreStatistics {
         self.work.peak += other.work.peak;
         self.events_lost += other.events_lost;
         self.pools.clone_from(&other.pools);
+        if !other.egress.is_empty() {
+            self.egress.clone_from(&other.egress);
+        }
     }
 }
 
@@ -104,6 +110,7 @@ impl<P: Port> Core<P> {
                 .commons
                 .with(|books| books.pools.iter().map(|pool| pool_statistics(pool, now)).collect()),
             events_lost: self.events_lost,
+            egress: self.egress_traffic().to_vec(),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::commons::Commons;
 use crate::config::{Config, Poll};
 use crate::control::{Command, Commands};
 use crate::core::{Core, CoreConfig, PortFault};
+use crate::egress::Egress;
 use crate::events::{EventLine, Feed};
 use crate::identity::expand;
 use crate::pulse::Phase;
@@ -48,6 +49,7 @@ pub(super) struct Parts {
     pub(super) clock: Arc<Clock>,
     pub(super) bans: Arc<Bans>,
     pub(super) witness: Arc<Witness>,
+    pub(super) egress: Option<Arc<Egress>>,
 }
 
 /// Runs a shard until it is told to stop.
@@ -65,6 +67,7 @@ pub(super) fn run(parts: Parts, commands: Commands, feed: Feed) -> Result<(), Ru
         clock,
         bans,
         witness,
+        egress,
     } = parts;
     let factory = Factory::new(kinds, masks)
         .watching(&core_config.listener_pools, PeerId(expand(masks, "light peer")))
@@ -80,6 +83,9 @@ pub(super) fn run(parts: Parts, commands: Commands, feed: Feed) -> Result<(), Ru
     }
     core.testify(witness);
     core.enforce(bans);
+    if let Some(egress) = egress {
+        core.let_out(egress);
+    }
     if let Some(desk) = desk {
         core.employ(desk);
     }

@@ -5,6 +5,7 @@
 //! default offloads, so partial checksums and super-frames are the rule. Nothing is timed but the whole.
 
 pub mod cases;
+mod egress;
 mod policy;
 mod shared;
 pub mod wires;
@@ -76,6 +77,7 @@ pub fn run(report: &mut Report) {
     }
     shared::run(report);
     policy::run(report);
+    egress::run(report);
 }
 
 fn run_cases(report: &mut Report, names: &[String], wires: &mut Wires) {

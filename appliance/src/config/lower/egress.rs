@@ -1,0 +1,170 @@
+//! `[egress]`: the port that leads to the world, ports for every node, and nothing that takes a listener's.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::super::egress::{Access, Egress, Emergency, NodeEgress, Purpose, USUAL};
+use super::super::units::{Network, Period};
+use super::super::{Diagnostic, Driver, Listener, Port, Share, file};
+use super::{Lowering, Pools, Ports};
+
+/// Ports shown outside where nothing else is said: eight blocks.
+const PORTS: (u16, u16) = (16_384, 32_767);
+const PORTS_PER_NODE: i64 = 2_048;
+const SESSIONS: i64 = 8_192;
+
+impl Lowering<'_> {
+    pub(super) fn egress(
+        &mut self,
+        file: Option<Spanned<file::Egress>>,
+        ports: &Ports,
+        pools: &Pools,
+        listeners: &[Listener],
+    ) -> Option<Egress> {
+        let file = file?;
+        let span = file.span();
+        let file = file.into_inner();
+        let known = ports.0.iter().map(|port| port.value.name.as_str()).collect::<Vec<_>>();
+        let index = self.reference("port", &file.port, &known)?;
+        let port = &ports.0[index].value;
+        self.frames_only(&file.port, port);
+        let v4 = |ip: &IpAddr| ip.is_ipv4();
+        if let Some(address) = &file.address {
+            self.own_address(address, port);
+            if address.get_ref().0.is_ipv6() {
+                let title = "IPv6 is not translated, so it shows no address of ours";
+                self.error(Diagnostic::error(address.span(), title, "expected an IPv4 address"));
+            }
+        }
+        let own = port.addresses.iter().map(|own| own.address).find(v4);
+        let address = file.address.as_ref().map(|written| written.get_ref().0).filter(v4).or(own);
+        let wide = file.ports.as_ref().map_or(PORTS.0..=PORTS.1, |ports| ports.get_ref().0.clone());
+        let each = self.number(file.ports_per_node.as_ref(), 16..=32_768, PORTS_PER_NODE);
+        let nodes = pools.0.iter().flat_map(|pool| &pool.value.nodes);
+        let mut hosts: Vec<IpAddr> = nodes.clone().map(|node| node.address.ip()).collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        let blocks = (i64::from(*wide.end()) - i64::from(*wide.start()) + 1) / each;
+        let place = file.ports.as_ref().map_or(span.clone(), Spanned::span);
+        if blocks < hosts.len() as i64 {
+            self.error(
+                Diagnostic::error(
+                    place.clone(),
+                    format!(
+                        "these are ports for {blocks} nodes with {each} each, and there are {}",
+                        hosts.len()
+                    ),
+                    "expected more ports",
+                )
+                .help("widen `ports`, or lower `ports_per_node`"),
+            );
+        }
+        for listener in listeners.iter().filter(|listener| listener.port == index) {
+            let same = listener.address.is_none() || listener.address == address;
+            if same && wide.contains(&listener.local_port) {
+                self.error(Diagnostic::error(
+                    place.clone(),
+                    format!("`{}` listens on port {} among these", listener.name, listener.local_port),
+                    "expected ports without those of listeners",
+                ));
+            }
+        }
+        let mut ways: Vec<usize> = nodes.clone().map(|node| node.port).filter(|&way| way != index).collect();
+        ways.sort_unstable();
+        ways.dedup();
+        ways.iter().for_each(|&way| self.frames_only(&file.port, &ports.0[way].value));
+        let names: Vec<&str> = nodes.map(|node| node.name.as_str()).collect();
+        let sessions = self.number(file.sessions.as_ref(), 16..=262_144, SESSIONS);
+        let usual = || USUAL.iter().filter_map(|text| text.parse().ok()).collect::<Vec<Purpose>>();
+        let nets = |nets: Vec<Network>| nets.into_iter().map(|net| net.0).collect();
+        Some(Egress {
+            port: index,
+            address,
+            ports: wide,
+            ports_per_node: u16::try_from(each).unwrap_or(16),
+            sessions: usize::try_from(sessions).unwrap_or(16),
+            access: [
+                file.public.unwrap_or(Access::Open),
+                file.protected.unwrap_or(Access::Emergency),
+                file.hidden.unwrap_or(Access::Open),
+            ],
+            allow: file.allow.unwrap_or_else(usual),
+            refuse: nets(file.refuse),
+            nodes: file
+                .node
+                .into_iter()
+                .filter_map(|(name, node)| self.node_egress(name, node, &names))
+                .collect(),
+            emergency: self.emergency(&file.emergency),
+        })
+    }
+
+    /// What is passed on comes and goes as frames, and all of an address's: the kernel must not answer for it.
+    fn frames_only(&mut self, place: &Spanned<String>, port: &Port) {
+        let name = &port.name;
+        let (what, expected) = match port.driver {
+            Driver::Sockets => ("has no frames", "expected a port with driver af-packet or tap"),
+            Driver::AfXdp => {
+                ("leaves all but TCP to the kernel", "expected a port with driver af-packet or tap")
+            }
+            _ if port.share != Share::Nothing => {
+                ("shares its addresses with the kernel", "expected a port without `share`")
+            }
+            _ => return,
+        };
+        let title = format!("`port.{name}` {what}, so that nodes have no way out by it");
+        self.error(Diagnostic::error(place.span(), title, expected));
+    }
+
+    fn node_egress(
+        &mut self,
+        name: String,
+        node: Spanned<file::NodeEgress>,
+        known: &[&str],
+    ) -> Option<(String, NodeEgress)> {
+        if !known.contains(&name.as_str()) && self.complete {
+            let near =
+                super::nearest(&name, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+            self.error(
+                Diagnostic::error(
+                    node.span(),
+                    format!("there is no node `{name}`"),
+                    format!("expected `{}`", known.join("` or `")),
+                )
+                .maybe_help(near),
+            );
+            return None;
+        }
+        let node = node.into_inner();
+        for address in &node.addresses {
+            self.usable(address.span(), address.get_ref().0);
+        }
+        let addresses = node.addresses.iter().map(|address| address.get_ref().0).collect();
+        Some((name, NodeEgress { access: node.access, addresses, allow: node.allow }))
+    }
+
+    fn emergency(&mut self, file: &file::Emergency) -> Emergency {
+        let standard = Emergency::default();
+        let seconds = Duration::from_secs;
+        let day = seconds(86_400);
+        let mut period = |written: &Option<Spanned<Period>>, least, most, usual| {
+            self.period(written.as_ref(), least..=most, usual)
+        };
+        let emergency = Emergency {
+            after: period(&file.after, seconds(5), day, standard.after),
+            hold: period(&file.hold, seconds(1), day, standard.hold),
+            at_most: period(&file.at_most, seconds(10), day * 31, standard.at_most),
+            cool_down: period(&file.cool_down, seconds(0), day, standard.cool_down),
+        };
+        if let Some(written) = file.at_most.as_ref().filter(|_| emergency.at_most < emergency.hold) {
+            self.error(Diagnostic::error(
+                written.span(),
+                "an emergency would be over before a healthy node could end it",
+                format!("expected {:?} or more, as `hold` says", emergency.hold),
+            ));
+        }
+        emergency
+    }
+}
