@@ -10,6 +10,7 @@ use std::time::Duration;
 use hedgerow_policy::tls::{Clock, Settings};
 
 use crate::assemble;
+use crate::config::egress::Access;
 use crate::config::{Config, Driver, Identity, Listener, Mode, Pool, Port, Protocol, Share, SourceChoice};
 use crate::identity::Secret;
 use crate::rules::Policy;
@@ -42,6 +43,7 @@ pub fn summary(config: &Config) -> String {
     for pool in &config.pools {
         let _ = writeln!(text, "pool {}: {}", pool.name, pool_line(config, pool));
     }
+    text += &egress_line(config);
     text += &cores_line(config);
     let limits = &config.limits;
     let _ = writeln!(
@@ -52,6 +54,32 @@ pub fn summary(config: &Config) -> String {
         limits.buffer_memory >> 20
     );
     text
+}
+
+/// The nodes' way out.
+fn egress_line(config: &Config) -> String {
+    let Some(plan) = &config.egress else { return String::new() };
+    let nodes = config.pools.iter().flat_map(|pool| &pool.nodes);
+    let access = |node: &crate::config::Node| {
+        let own = plan.nodes.get(&node.name).and_then(|own| own.access);
+        let word = match own.unwrap_or(plan.of_role(node.role)) {
+            Access::Closed => "closed",
+            Access::Emergency => "in an emergency",
+            Access::Open => "open",
+        };
+        format!("{} {word}", node.name)
+    };
+    let nodes: Vec<String> = nodes.map(access).collect();
+    let allow: Vec<String> = plan.allow.iter().map(ToString::to_string).collect();
+    let address = plan.address.map_or("IPv6 only".to_owned(), |address| format!("as {address}"));
+    format!(
+        "egress by port {} {address}, ports {}-{}: {}; may begin {}\n",
+        config.ports[plan.port].name,
+        plan.ports.start(),
+        plan.ports.end(),
+        nodes.join(", "),
+        allow.join(", ")
+    )
 }
 
 /// What a policy says, in a line.

@@ -48,6 +48,9 @@ pub fn lines(config: &Config, name: &str, way: Way) -> Result<String, String> {
     } else {
         filter(&mut text, node, own);
     }
+    if config.egress.is_some() && !(pool.source.is_transparent() && way == Way::Gateway) {
+        way_out(&mut text, own);
+    }
     Ok(text)
 }
 
@@ -90,6 +93,19 @@ fn filter(text: &mut String, node: &Node, own: IpAddr) {
     );
 }
 
+/// What the node begins itself goes by the appliance.
+fn way_out(text: &mut String, own: IpAddr) {
+    let family = if own.is_ipv4() { "-4" } else { "-6" };
+    let _ = write!(
+        text,
+        "\n# As root: what the node itself begins goes out by the appliance, as its section [egress] lets it.\n\
+         # Note the old one first: ip {family} route show default\n\
+         ip {family} route replace default via {own}\n\
+         \n# Undo, with what was noted:\n\
+         ip {family} route replace default OLD\n"
+    );
+}
+
 /// Answers go back by the appliance, which alone knows their connections.
 fn routes(text: &mut String, node: &Node, own: IpAddr, way: Way) {
     let (family, port) = (if own.is_ipv4() { "-4" } else { "-6" }, node.address.port());
@@ -128,6 +144,18 @@ mod tests {
     fn config(change: impl Fn(String) -> String) -> Config {
         let parsed = Config::parse("hedgerow.toml", &change(EXAMPLE.to_owned()));
         parsed.map(|(config, _)| config).unwrap_or_else(|report| panic!("{}", report.render(false)))
+    }
+
+    #[test]
+    fn a_way_out_is_a_default_route() {
+        let with = |text: String| text + "\n[egress]\nport = \"public\"\n";
+        let lines_with = |change: &dyn Fn(String) -> String, way| {
+            let config = config(change);
+            lines(&config, &config.pools[0].nodes[0].name, way).expect("lines")
+        };
+        let text = lines_with(&with, Way::Rule);
+        assert!(text.contains("ip -4 route replace default via 10.0.1.1\n"), "{text}");
+        assert!(!lines_with(&|text| text, Way::Rule).contains("route replace default via"));
     }
 
     #[test]

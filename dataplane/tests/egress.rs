@@ -91,11 +91,10 @@ fn ours(link: LinkId) -> Mac {
 }
 
 /// A box with shards between two links, and the time.
-struct Box_ {
+struct World {
     shards: Vec<Shard>,
     pool: Heap,
     now: Instant,
-    offload: bool,
 }
 
 fn config(index: u16, shards: u16, mtu: u16, exchange: Option<Arc<Exchange>>) -> Config {
@@ -155,18 +154,17 @@ fn rules(open: bool) -> Arc<Rules> {
     Arc::new(Rules::new(nodes, refused))
 }
 
-impl Box_ {
-    fn new(shards: u16, mtu: u16) -> Box_ {
+impl World {
+    fn new(shards: u16, mtu: u16) -> World {
         let exchange = (shards > 1).then(|| {
             let size = ExchangeConfig { shards, flows: 256, frame_bytes: vec![SLOT; 2], seed: [5; 32] };
             Exchange::new(&size, Box::new(|_| {}))
         });
         let shard = |index| Shard::new(&config(index, shards, mtu, exchange.clone()), Instant::ZERO);
-        let mut made = Box_ {
+        let mut made = World {
             shards: (0..shards).map(shard).collect(),
             pool: Heap { slots: vec![[0; SLOT]; 1_024], free: (0..1_024).collect() },
             now: Instant::ZERO + Duration::from_secs(1),
-            offload: false,
         };
         made.open(true);
         made
@@ -495,7 +493,7 @@ const NODE_END: End = (IpAddr::V4(NODE), 5_000);
 const WORLD_END: End = (IpAddr::V4(WORLD), 53);
 
 /// A node's UDP goes out and comes back; gives what it showed.
-fn converse(world: &mut Box_, node: End, far: End) -> End {
+fn converse(world: &mut World, node: End, far: End) -> End {
     let out = world.one(0, INNER, udp(INNER, node, far, b"question"), OUTER);
     assert_eq!((out.at, out.to, out.hop_limit), (far, mac(far.0), 63));
     assert_eq!(out.what, What::Udp(b"question".to_vec()));
@@ -507,7 +505,7 @@ fn converse(world: &mut Box_, node: End, far: End) -> End {
 
 #[test]
 fn udp_tcp_and_echo_go_out_under_our_address_and_come_back() {
-    let mut world = Box_::new(1, 1_500);
+    let mut world = World::new(1, 1_500);
     let shown = converse(&mut world, NODE_END, WORLD_END);
     assert_eq!(shown.0, IpAddr::V4(OURS));
     assert!((FIRST_PORT..FIRST_PORT + BLOCK).contains(&shown.1));
@@ -532,7 +530,7 @@ fn udp_tcp_and_echo_go_out_under_our_address_and_come_back() {
 /// RFC 4787, REQ-1 and REQ-8: one mapping for all destinations, and only those that were spoken to may answer by it.
 #[test]
 fn an_end_shows_the_same_port_to_all_and_only_those_it_spoke_to_may_answer() {
-    let mut world = Box_::new(1, 1_500);
+    let mut world = World::new(1, 1_500);
     let shown = converse(&mut world, NODE_END, WORLD_END);
     let same_host = (IpAddr::V4(WORLD), 54);
     world.none(0, OUTER, udp(OUTER, same_host, shown, b"guess"), Reason::EgressUnsolicited);
@@ -545,7 +543,7 @@ fn an_end_shows_the_same_port_to_all_and_only_those_it_spoke_to_may_answer() {
 
 #[test]
 fn whatever_comes_from_outside_begins_nothing() {
-    let mut world = Box_::new(1, 1_500);
+    let mut world = World::new(1, 1_500);
     let shown = converse(&mut world, NODE_END, WORLD_END);
     let far = (IpAddr::V4(WORLD), 8_444);
     let tcp_shown = world.one(0, INNER, tcp(INNER, NODE_END, far, TcpControl::Syn, None, b""), OUTER).from;
@@ -580,7 +578,7 @@ fn whatever_comes_from_outside_begins_nothing() {
 
 #[test]
 fn fragments_options_spoofed_and_broken_packets_are_refused() {
-    let mut world = Box_::new(1, 1_500);
+    let mut world = World::new(1, 1_500);
     let good = udp(INNER, NODE_END, WORLD_END, b"question");
     // Source routing, and the first fragment of a longer packet.
     let mut options = good.clone();
@@ -622,9 +620,9 @@ fn fix(mut frame: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn a_node_that_may_not_is_told_at_once() {
-    let mut world = Box_::new(1, 1_500);
+    let mut world = World::new(1, 1_500);
     world.open(false);
-    let told = |world: &mut Box_, packet: Vec<u8>, reason: Reason| {
+    let told = |world: &mut World, packet: Vec<u8>, reason: Reason| {
         let before = world.count(reason);
         let seen = world.one(0, INNER, packet.clone(), INNER);
         let What::Error(kind, code, quote) = seen.what else { panic!("{:?}", seen.what) };
@@ -652,7 +650,7 @@ fn a_node_that_may_not_is_told_at_once() {
 
 #[test]
 fn what_is_closed_ends_and_its_connections_are_reset() {
-    let mut world = Box_::new(1, 1_500);
+    let mut world = World::new(1, 1_500);
     let far = (IpAddr::V4(WORLD), 8_444);
     let shown = world.one(0, INNER, tcp(INNER, NODE_END, far, TcpControl::Syn, None, b""), OUTER).from;
     let answer = tcp(OUTER, far, shown, TcpControl::Syn, Some(1_001), b"");
@@ -672,7 +670,7 @@ fn what_is_closed_ends_and_its_connections_are_reset() {
 /// packet (RFC 5508, REQ-3 to REQ-5).
 #[test]
 fn path_mtu_is_honoured() {
-    let mut world = Box_::new(1, 1_400);
+    let mut world = World::new(1, 1_400);
     let seen = world.one(0, INNER, udp(INNER, NODE_END, WORLD_END, &[7; 1_400]), INNER);
     let What::Error(3, 4, quote) = seen.what else { panic!("{seen:?}") };
     assert!(quote.len() >= 28);
@@ -719,7 +717,7 @@ fn unreachable(from: IpAddr, to: IpAddr, reason: Icmpv4DstUnreachable, quote: &[
 
 #[test]
 fn ipv6_is_filtered_and_not_translated() {
-    let mut world = Box_::new(1, 1_500);
+    let mut world = World::new(1, 1_500);
     let (node, far): (End, End) = ((NODE_V6.into(), 5_000), (WORLD_V6.into(), 53));
     let out = world.one(0, INNER, udp(INNER, node, far, b"question"), OUTER);
     assert_eq!((out.from, out.at, out.hop_limit), (node, far, 63));
@@ -762,7 +760,7 @@ fn ipv6_is_filtered_and_not_translated() {
 #[test]
 fn sessions_live_as_long_as_the_standards_say() {
     let minutes = |n: u64| Duration::from_secs(60 * n);
-    let mut world = Box_::new(1, 1_500);
+    let mut world = World::new(1, 1_500);
     let far = (IpAddr::V4(WORLD), 8_444);
     let shown = converse(&mut world, NODE_END, WORLD_END);
     world.wait(minutes(4));
@@ -777,7 +775,7 @@ fn sessions_live_as_long_as_the_standards_say() {
     world.wait(Duration::from_secs(10));
     assert_eq!(world.shards[0].egress_traffic()[0].sessions, 0);
 
-    let begin = |world: &mut Box_, port| {
+    let begin = |world: &mut World, port| {
         let node = (IpAddr::V4(NODE), port);
         let shown = world.one(0, INNER, tcp(INNER, node, far, TcpControl::Syn, None, b""), OUTER).from;
         (node, shown)
@@ -805,7 +803,7 @@ fn sessions_live_as_long_as_the_standards_say() {
 
 #[test]
 fn a_node_uses_up_its_own_share_and_no_more() {
-    let mut world = Box_::new(1, 1_500);
+    let mut world = World::new(1, 1_500);
     let mut ports = BTreeSet::new();
     for port in 1..=2 * BLOCK {
         let sent = world.give(0, INNER, udp(INNER, (NODE.into(), port), WORLD_END, b"q"), Meta::default());
@@ -825,7 +823,7 @@ fn a_node_uses_up_its_own_share_and_no_more() {
 
 #[test]
 fn any_shard_may_get_a_packet_and_floods_do_not_pass_between_them() {
-    let mut world = Box_::new(3, 1_500);
+    let mut world = World::new(3, 1_500);
     let far = (IpAddr::V4(WORLD), 8_444);
     let shown = world.one(2, INNER, udp(INNER, NODE_END, WORLD_END, b"question"), OUTER).from;
     for shard in [1, 0, 2] {
@@ -841,7 +839,7 @@ fn any_shard_may_get_a_packet_and_floods_do_not_pass_between_them() {
     let asked = world.one(1, INNER, ping(INNER, NODE.into(), WORLD.into(), false, 77), OUTER);
     let answer = ping(OUTER, WORLD.into(), OURS.into(), true, asked.from.1);
     assert_eq!(world.one(2, OUTER, answer, INNER).at, (NODE.into(), 77));
-    let handed = |world: &Box_| world.shards.iter().map(|s| s.statistics().handed_over).sum::<u64>();
+    let handed = |world: &World| world.shards.iter().map(|s| s.statistics().handed_over).sum::<u64>();
     let before = handed(&world);
     for port in 1..200 {
         let guess = udp(OUTER, (STRANGER.into(), port), shown, b"guess");
@@ -854,7 +852,7 @@ fn any_shard_may_get_a_packet_and_floods_do_not_pass_between_them() {
 /// undone is made.
 #[test]
 fn super_frames_are_cut_and_partial_checksums_completed() {
-    let mut world = Box_::new(1, 1_500);
+    let mut world = World::new(1, 1_500);
     let far = (IpAddr::V4(WORLD), 8_444);
     world.one(0, INNER, tcp(INNER, NODE_END, far, TcpControl::Syn, None, b""), OUTER);
     let payload: Vec<u8> = (0..1_900u16).map(|n| n as u8).collect();
@@ -894,7 +892,7 @@ proptest! {
         flips in proptest::collection::vec((14usize..60, any::<u8>()), 0..4),
         cut in 42usize..80,
     ) {
-        let mut world = Box_::new(1, 1_500);
+        let mut world = World::new(1, 1_500);
         let shown = converse(&mut world, NODE_END, WORLD_END);
         let from = (IpAddr::V4(STRANGER), 53);
         let mut packet = match kind {

@@ -50,6 +50,20 @@ fn the_example_is_valid() {
     assert_eq!(config.ports[pool.nodes[0].port].name, "private");
 }
 
+/// What the example shows commented out is as good as the rest.
+#[test]
+fn the_example_of_a_way_out_is_valid() {
+    let example = example();
+    let start = example.find("# [egress]").unwrap();
+    let egress: String = example[start..].lines().map(|line| format!("{}\n", &line[2..])).collect();
+    let (config, report) = Config::parse("hedgerow.toml", &(example[..start].to_owned() + &egress))
+        .unwrap_or_else(|r| panic!("{}", r.render(false)));
+    assert_eq!(report.diagnostics, []);
+    let standard = super::egress::Emergency::default();
+    let egress = config.egress.unwrap();
+    assert_eq!((egress.emergency, egress.ports, egress.sessions), (standard, 16_384..=32_767, 8_192));
+}
+
 #[test]
 fn the_example_with_several_nodes_is_valid() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/load-balanced/hedgerow.toml");
@@ -74,7 +88,8 @@ fn the_example_for_a_first_try_is_valid_and_needs_no_device() {
 #[test]
 fn the_examples_comments_show_the_defaults() {
     let text = example();
-    let lines = text.lines().map(|line| {
+    // A section that is not there by default has a test of its own.
+    let lines = text.lines().take_while(|line| *line != "# [egress]").map(|line| {
         let setting = line.strip_prefix("# ").filter(|line| !line.contains("this machine"));
         let setting =
             setting.filter(|line| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')));

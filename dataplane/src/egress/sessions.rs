@@ -2,7 +2,7 @@
 //! ones show outside. Fixed size; an open addressing of the keys would be faster, and the standard map is fast enough.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
@@ -123,9 +123,7 @@ impl Sessions {
         if let Some(port) = self.ports.get(&(protocol, end)) {
             return Some(*port);
         }
-        let mut hasher = self.key.build_hasher();
-        (protocol, end, "port").hash(&mut hasher);
-        let start = hasher.finish() % u64::from(size.max(1));
+        let start = self.key.hash_one((protocol, end, "port")) % u64::from(size.max(1));
         let ports = (0..u64::from(size)).map(|n| (start + n) % u64::from(size));
         let mut ports = ports.filter_map(|offset| first.checked_add(u16::try_from(offset).ok()?));
         ports.find(|port| self.uses.get(usize::from(*port)) == Some(&0))
