@@ -5,6 +5,7 @@
 //! an /etc/hedgerow, a /run and a /var of its own. What a node's `config.yaml` gets is the example's `node.yaml`. Nodes take
 //! the test chain for that of the network that the example names.
 
+pub mod home_node;
 pub mod load_balanced;
 pub mod proxy;
 
@@ -41,6 +42,7 @@ const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 /// Runs the suite.
 pub fn run(report: &mut Report) {
     proxy::run(report);
+    home_node::run(report);
     load_balanced::run(report);
 }
 
@@ -74,6 +76,14 @@ fn host(segment: &Segment, name: &str, address: Ipv4Addr) -> Outcome<Namespace> 
     Ok(host)
 }
 
+/// The world outside: the gateway, who has all peers' addresses.
+fn world(outside: &Segment) -> Outcome<Namespace> {
+    let world = Namespace::new("world")?;
+    outside.plug(&world, "eth0", &GATEWAY)?;
+    world.shell(&format!("ip route add local {PEERS} dev lo"))?;
+    Ok(world)
+}
+
 /// The usual stage: the Internet, the appliance's machine with two devices, and the network of the nodes.
 #[derive(Debug)]
 struct Stage {
@@ -87,9 +97,7 @@ struct Stage {
 impl Stage {
     fn new() -> Outcome<Self> {
         let (outside, inside) = (Segment::new("outside")?, Segment::new("inside")?);
-        let (world, boxed) = (Namespace::new("world")?, Namespace::new("box")?);
-        outside.plug(&world, "eth0", &GATEWAY)?;
-        world.shell(&format!("ip route add local {PEERS} dev lo"))?;
+        let (world, boxed) = (world(&outside)?, Namespace::new("box")?);
         outside.plug(&boxed, "ens5", &[])?;
         inside.plug(&boxed, "ens6", &[])?;
         Ok(Stage { world, boxed, outside, inside })
@@ -135,12 +143,24 @@ impl Example {
 
     /// Starts a node that is configured as the example says, with more arguments of `node.py`.
     fn node(&self, home: &Namespace, name: &str, address: Ipv4Addr, more: &[&str]) -> Outcome<Node> {
+        self.node_with(home, name, "node.yaml", address, more)
+    }
+
+    /// As [`Example::node`], with another file of the example for its configuration.
+    fn node_with(
+        &self,
+        home: &Namespace,
+        name: &str,
+        settings: &str,
+        address: Ipv4Addr,
+        more: &[&str],
+    ) -> Outcome<Node> {
         let mut arguments = vec![
             format!("--rpc-port={RPC_PORT}"),
             format!("--network={NETWORK}"),
             format!("--preload={BLOCKS}"),
             format!("--private-ca={}", self.place("private-ca").display()),
-            format!("--merge={}", self.folder.join("node.yaml").display()),
+            format!("--merge={}", self.folder.join(settings).display()),
             format!("--address={address}"),
         ];
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
