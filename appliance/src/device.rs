@@ -110,10 +110,33 @@ fn ours(config: &Config, index: usize) -> Ours {
     });
     let nodes = config.pools.iter().filter(|pool| pool.source.is_transparent()).flat_map(|pool| &pool.nodes);
     let nodes = nodes.filter(|node| node.port == index);
+    let transit = transit(config, index);
     Ours {
-        addresses: own().filter(|_| !shared).map(Address::from).collect(),
+        addresses: own().filter(|_| !shared).map(Address::from).chain(transit.addresses).collect(),
         ports: ports.collect(),
         sources: nodes.map(|node| (Address::from(node.address.ip()), node.address.port())).collect(),
+        nodes: transit.nodes,
+        transit: transit.transit,
+    }
+}
+
+/// What of a port's traffic is ours because nodes have a way out: all that they send, and from the world all that goes to those
+/// of their addresses that are not translated.
+fn transit(config: &Config, index: usize) -> Ours {
+    let Some(plan) = &config.egress else { return Ours::default() };
+    let addresses = |node: &crate::config::Node| {
+        let more = plan.nodes.get(&node.name).map(|own| own.addresses.clone()).unwrap_or_default();
+        [node.address.ip()].into_iter().chain(more)
+    };
+    let nodes = || config.pools.iter().flat_map(|pool| &pool.nodes);
+    let untranslated = nodes().flat_map(addresses).filter(|ip| index == plan.port && ip.is_ipv6());
+    let behind: Vec<Address> =
+        nodes().filter(|node| node.port == index).flat_map(addresses).map(Address::from).collect();
+    Ours {
+        addresses: untranslated.map(Address::from).collect(),
+        transit: index == plan.port || !behind.is_empty(),
+        nodes: behind,
+        ..Ours::default()
     }
 }
 

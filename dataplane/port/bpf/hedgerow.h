@@ -29,7 +29,9 @@ struct endpoint {
 
 enum role {
 	DESTINATION = 0,
-	SOURCE = 1, /* frames from here are for us, whatever their destination: nodes that see the peers' addresses */
+	/* frames from here are for us, whatever their destination: nodes that see the peers' addresses; with port 0 whatever
+	 * the protocol, too: nodes with a way out */
+	SOURCE = 1,
 };
 
 /* The key of a trie of prefixes. */
@@ -51,6 +53,7 @@ struct settings {
 	u32 ports;      /* there are endpoints by port */
 	u64 police_ns;  /* what one frame of a stranger costs; 0: no policing */
 	u64 police_burst_ns;
+	u64 transit;    /* packets are passed on: UDP is none of the kernel's either */
 };
 
 /* Why a frame was refused; the order is that of `lanes::REASONS`. */

@@ -47,6 +47,18 @@ INLINE int is_ours(const struct settings *set, const struct flow *flow)
 	       (set->sources && is_endpoint(&flow->remote, flow->remote_port_be, SOURCE));
 }
 
+/* Whether all of a packet is ours, by its destination or because a node with a way out sent it. */
+INLINE int is_whole(const struct settings *set, const struct flow *flow)
+{
+	return is_endpoint(&flow->local, 0, DESTINATION) || (set->transit && is_endpoint(&flow->remote, 0, SOURCE));
+}
+
+/* Whether nothing here speaks a protocol. */
+INLINE int is_unknown(const struct settings *set, u8 protocol, u8 icmp)
+{
+	return protocol != PROTOCOL_TCP && protocol != icmp && !(set->transit && protocol == PROTOCOL_UDP);
+}
+
 /* This network, loopback, multicast, reserved and broadcast. */
 INLINE int is_martian4(u32 be)
 {
@@ -168,7 +180,7 @@ INLINE int ipv4(struct xdp_md *frame, const struct settings *set, u32 at)
 	};
 	int plain = ip->version == 0x45 && !(ip->fragment & be16(0x3fff));
 	int tcp = plain && ip->protocol == PROTOCOL_TCP && find_ports(frame, at + IPV4, &seen.flow);
-	if (!is_endpoint(&seen.flow.local, 0, DESTINATION)) {
+	if (!is_whole(set, &seen.flow)) {
 		int quoted = plain && ip->protocol == PROTOCOL_ICMP && is_quoted4(frame, set, at + IPV4);
 		if (!(tcp && is_ours(set, &seen.flow)) && !quoted)
 			return XDP_PASS;
@@ -181,13 +193,13 @@ INLINE int ipv4(struct xdp_md *frame, const struct settings *set, u32 at)
 		return refuse(frame, BAD_IP_HEADER);
 	if (ip->fragment & be16(0x3fff))
 		return refuse(frame, FRAGMENT);
-	if (ip->protocol != PROTOCOL_TCP && ip->protocol != PROTOCOL_ICMP)
+	if (is_unknown(set, ip->protocol, PROTOCOL_ICMP))
 		return refuse(frame, UNKNOWN_PROTOCOL);
 	if (is_martian4(ip->source) || is_martian4(ip->destination))
 		return refuse(frame, MARTIAN);
 	if (ip->source == ip->destination)
 		return refuse(frame, LAND);
-	if (ip->protocol == PROTOCOL_ICMP)
+	if (ip->protocol != PROTOCOL_TCP)
 		return stranger(frame, set, &seen, 0);
 	return segment(frame, set, &seen);
 }
@@ -222,7 +234,7 @@ INLINE int ipv6(struct xdp_md *frame, const struct settings *set, u32 at)
 	if (icmp && is_neighbourly(frame, at + IPV6))
 		return XDP_PASS;
 	int tcp = ip->protocol == PROTOCOL_TCP && find_ports(frame, at + IPV6, &seen.flow);
-	if (!is_endpoint(&seen.flow.local, 0, DESTINATION)) {
+	if (!is_whole(set, &seen.flow)) {
 		int quoted = icmp && is_quoted6(frame, set, at + IPV6);
 		if (!(tcp && is_ours(set, &seen.flow)) && !quoted)
 			return XDP_PASS;
@@ -237,13 +249,13 @@ INLINE int ipv6(struct xdp_md *frame, const struct settings *set, u32 at)
 		return refuse(frame, FRAGMENT);
 	if (is_extension(ip->protocol))
 		return refuse(frame, IP_OPTIONS);
-	if (!icmp && ip->protocol != PROTOCOL_TCP)
+	if (is_unknown(set, ip->protocol, PROTOCOL_ICMPV6))
 		return refuse(frame, UNKNOWN_PROTOCOL);
 	if (is_martian6(&seen.flow.remote) || is_low(&seen.flow.local))
 		return refuse(frame, MARTIAN);
 	if (is_same(&seen.flow.remote, &seen.flow.local))
 		return refuse(frame, LAND);
-	if (icmp)
+	if (ip->protocol != PROTOCOL_TCP)
 		return stranger(frame, set, &seen, 0);
 	return segment(frame, set, &seen);
 }

@@ -20,6 +20,10 @@ pub struct Ours {
     pub ports: Vec<(Address, u16)>,
     /// TCP ports of others whose segments are ours wherever they are sent to: nodes that see the peers' addresses.
     pub sources: Vec<(Address, u16)>,
+    /// Others all of whose packets are ours: nodes with a way out.
+    pub nodes: Vec<Address>,
+    /// Packets are passed on by this device, so that UDP for our addresses is ours, too.
+    pub transit: bool,
 }
 
 /// Names of the maps that each program may refer to.
@@ -122,6 +126,7 @@ struct RawSettings {
     ports: u32,
     police_ns: u64,
     police_burst_ns: u64,
+    transit: u64,
 }
 
 /// How large the tables are, and how much of strangers passes.
@@ -169,6 +174,7 @@ impl Lanes {
             (ours.addresses.iter().map(|own| RawEndpoint::destination(*own, 0)))
                 .chain(ours.ports.iter().map(|(own, port)| RawEndpoint::destination(*own, *port)))
                 .chain(ours.sources.iter().map(|(node, port)| RawEndpoint::source(*node, *port)))
+                .chain(ours.nodes.iter().map(|node| RawEndpoint::source(*node, 0)))
                 .collect();
         let lanes = Lanes {
             settings: Map::new(Kind::Array, "settings", 1)?,
@@ -190,6 +196,7 @@ impl Lanes {
             ports: u32::from(!ours.ports.is_empty()),
             police_ns,
             police_burst_ns: police_ns * BURST,
+            transit: u64::from(ours.transit),
         };
         lanes.settings.set(&0, &settings)?;
         Ok(lanes)

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use super::wires::{both, tap_is_possible};
+use super::wires::{both, tap_is_possible, xdp_is_possible};
 use crate::appliance::{Appliance, PortSetup, Scratch};
 use crate::check::{Context, Outcome, Report, ensure, wait_for};
 use crate::pattern::{expect, expect_end, send};
@@ -28,18 +28,20 @@ const SHOWN: std::ops::RangeInclusive<u16> = 20_000..=20_255;
 #[derive(Clone, Copy)]
 struct Round {
     name: &'static str,
-    tap: bool,
+    driver: &'static str,
     shards: usize,
     /// Largest packet of the outer port.
     mtu: u16,
 }
 
-const ROUNDS: [Round; 4] = [
-    Round { name: "veth", tap: false, shards: 1, mtu: 1_500 },
-    Round { name: "shards", tap: false, shards: 2, mtu: 1_500 },
-    Round { name: "tap", tap: true, shards: 1, mtu: 1_500 },
+const ROUNDS: [Round; 6] = [
+    Round { name: "veth", driver: "af-packet", shards: 1, mtu: 1_500 },
+    Round { name: "shards", driver: "af-packet", shards: 2, mtu: 1_500 },
+    Round { name: "xdp", driver: "af-xdp", shards: 1, mtu: 1_500 },
+    Round { name: "xdp-shards", driver: "af-xdp", shards: 2, mtu: 1_500 },
+    Round { name: "tap", driver: "tap", shards: 1, mtu: 1_500 },
     // The node's kernel learns it from the appliance's ICMP messages.
-    Round { name: "narrow", tap: false, shards: 1, mtu: 1_300 },
+    Round { name: "narrow", driver: "af-packet", shards: 1, mtu: 1_300 },
 ];
 
 /// A case by name.
@@ -60,8 +62,12 @@ pub(super) fn run(report: &mut Report) {
         if !names.iter().any(|name| report.wants(name)) {
             continue;
         }
-        if round.tap && !tap_is_possible() {
+        if round.driver == "tap" && !tap_is_possible() {
             report.skip("egress/tap", "/dev/net/tun cannot be opened here");
+            continue;
+        }
+        if round.driver == "af-xdp" && !xdp_is_possible() {
+            report.skip(&format!("egress/{}", round.name), "this user may load no XDP program");
             continue;
         }
         match Way::new(round) {
@@ -95,22 +101,23 @@ impl Way {
     fn new(round: Round) -> Outcome<Way> {
         let [outer, boxed, inner] = ["outer", "box", "inner"].map(Namespace::new);
         let (outer, boxed, inner) = (outer?, boxed?, inner?);
-        let prefix = if round.tap { "tap-" } else { "veth-" };
+        let prefix = if round.driver == "tap" { "tap-" } else { "veth-" };
         let port = |name, addresses: [&str; 2]| PortSetup {
             name,
             device: format!("{prefix}{name}"),
-            driver: if round.tap { "tap" } else { "af-packet" },
+            driver: round.driver,
             addresses: addresses.map(str::to_owned).to_vec(),
         };
         let ports =
             [port("public", ["10.1.0.1/24", "fd01::1/64"]), port("private", ["10.2.0.1/24", "fd02::1/64"])];
-        if !round.tap {
-            outer.veth("wan", &boxed, &ports[0].device)?;
-            inner.veth("lan", &boxed, &ports[1].device)?;
+        if round.driver != "tap" {
+            let queues = if round.driver == "af-xdp" { round.shards } else { 1 };
+            outer.veth_queues("wan", &boxed, &ports[0].device, queues)?;
+            inner.veth_queues("lan", &boxed, &ports[1].device, queues)?;
         }
         let scratch = Scratch::new("egress")?;
         let mut appliance = Appliance::start(&boxed, &scratch, &sections(round, &ports))?;
-        if round.tap {
+        if round.driver == "tap" {
             for (port, namespace, name) in [(&ports[0], &outer, "wan"), (&ports[1], &inner, "lan")] {
                 boxed.give(&port.device, namespace)?;
                 namespace.shell(&format!("ip link set {} name {name}", port.device))?;

@@ -105,10 +105,7 @@ impl Lowering<'_> {
     fn frames_only(&mut self, place: &Spanned<String>, port: &Port) {
         let name = &port.name;
         let (what, expected) = match port.driver {
-            Driver::Sockets => ("has no frames", "expected a port with driver af-packet or tap"),
-            Driver::AfXdp => {
-                ("leaves all but TCP to the kernel", "expected a port with driver af-packet or tap")
-            }
+            Driver::Sockets => ("has no frames", "expected a port with a device"),
             _ if port.share != Share::Nothing => {
                 ("shares its addresses with the kernel", "expected a port without `share`")
             }

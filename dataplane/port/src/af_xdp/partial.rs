@@ -9,10 +9,9 @@ use hedgerow_dataplane::frame::Checksum;
 const ETHERNET: usize = 14;
 const TAG: usize = 4;
 const TCP: u8 = 6;
-/// Where the checksum lies in a TCP header.
-const OFFSET: usize = 16;
+const UDP: u8 = 17;
 
-/// The state of a TCP segment's checksum by its value; unverified for everything else.
+/// The state of a TCP or UDP packet's checksum by its value; unverified for everything else.
 pub(crate) fn checksum(frame: &[u8]) -> Checksum {
     find(frame).unwrap_or_default()
 }
@@ -23,20 +22,26 @@ fn find(frame: &[u8]) -> Option<Checksum> {
         0x8100 => (half(16)?, ETHERNET + TAG),
         kind => (kind, ETHERNET),
     };
-    let (start, addresses, length) = match kind {
-        0x0800 if frame.get(network)? == &0x45 && frame.get(network + 9)? == &TCP => {
-            (network + 20, network + 12, half(network + 2)?.checked_sub(20)?)
+    let (protocol, start, addresses, length) = match kind {
+        0x0800 if frame.get(network)? == &0x45 => {
+            (*frame.get(network + 9)?, network + 20, network + 12, half(network + 2)?.checked_sub(20)?)
         }
-        0x86dd if frame.get(network + 6)? == &TCP => (network + 40, network + 8, half(network + 4)?),
+        0x86dd => (*frame.get(network + 6)?, network + 40, network + 8, half(network + 4)?),
+        _ => return None,
+    };
+    // Where the checksum lies in the header.
+    let offset: u16 = match protocol {
+        TCP => 16,
+        UDP => 6,
         _ => return None,
     };
     let words = frame.get(addresses..start)?.chunks_exact(2);
     let sum: u32 = words.map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
-    let sum = sum + u32::from(TCP) + u32::from(length);
+    let sum = sum + u32::from(protocol) + u32::from(length);
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
-    (folded == u32::from(half(start + OFFSET)?))
-        .then_some(Checksum::Partial { start: start as u16, offset: OFFSET as u16 })
+    (folded == u32::from(half(start + usize::from(offset))?))
+        .then_some(Checksum::Partial { start: start as u16, offset })
 }
 
 #[cfg(test)]
