@@ -1,8 +1,10 @@
 //! The figures over the rig, one module each, and what they share: worlds that take turns, and the choice of the peer that
 //! a result is held against.
 
+pub mod backend;
 pub mod bulk;
 pub mod connects;
+pub mod egress;
 pub mod idle;
 pub mod kinds;
 pub mod node;

@@ -66,6 +66,12 @@ pub enum Contestant {
     Chia,
     /// The same in front of many nodes and without quotas, so that nothing but its own speed holds it up.
     Pairs,
+    /// This project, its listener for the application.
+    Backend(Driver),
+    /// This project with a way out for the node.
+    WayOut(Driver),
+    /// nftables' masquerade: a router with NAT44.
+    Masquerade,
     /// Nobody: a router, the node is open to all.
     Forward,
     /// A listener of the kernel in the box itself, always with SYN cookies.
@@ -88,6 +94,10 @@ impl Contestant {
             Contestant::Governed => "Hedgerow, policy".into(),
             Contestant::Chia | Contestant::Pairs => "Hedgerow, chia".into(),
             Contestant::HaproxyTls => "HAProxy TLS both ways".into(),
+            Contestant::Backend(driver) | Contestant::WayOut(driver) => {
+                format!("Hedgerow, {}", driver.name())
+            }
+            Contestant::Masquerade => "nftables masquerade".into(),
             Contestant::Forward => "plain forwarding".into(),
             Contestant::Kernel => "kernel, tcp_syncookies=2".into(),
             Contestant::SynProxy => "nftables SYNPROXY".into(),
@@ -123,7 +133,8 @@ impl Contestant {
     /// Whether the kernel of the box owns its addresses.
     pub fn on_kernel(self) -> bool {
         let ours = [Contestant::Governed, Contestant::Chia, Contestant::Pairs];
-        !matches!(self, Contestant::Hedgerow(_)) && !ours.contains(&self)
+        !matches!(self, Contestant::Hedgerow(_) | Contestant::Backend(_) | Contestant::WayOut(_))
+            && !ours.contains(&self)
     }
 }
 
@@ -153,6 +164,17 @@ pub fn start(
             let text = sections(driver, public, private);
             Appliance::start_tethered(boxed, scratch, &text).map(Running::Appliance)
         }
+        Contestant::Backend(driver) => {
+            let text = sections(driver, public, private);
+            let text = text.replace("protocol = \"tcp\"\n", "protocol = \"tcp\"\nbackend = true\n");
+            Appliance::start_tethered(boxed, scratch, &text).map(Running::Appliance)
+        }
+        Contestant::WayOut(driver) => {
+            let text = sections(driver, public, private)
+                + "[egress]\nport = \"public\"\nports = \"16384-32767\"\nports_per_node = 2048\nallow = [\"any\"]\n";
+            Appliance::start_tethered(boxed, scratch, &text).map(Running::Appliance)
+        }
+        Contestant::Masquerade => masquerade(boxed, public).map(|()| Running::Rules),
         Contestant::Governed => {
             let lists = "version = 1\n[lists]\ndeny = \"deny.txt\"\n";
             for (name, text) in [("policy.toml", lists), ("deny.txt", "")] {
@@ -234,6 +256,13 @@ fn syn_proxy(boxed: &Namespace, public: &str) -> Outcome {
          ct state invalid drop\n }}\n }}"
     ))?;
     boxed.shell("sysctl -qw net.netfilter.nf_conntrack_tcp_loose=0").map(drop)
+}
+
+fn masquerade(boxed: &Namespace, public: &str) -> Outcome {
+    boxed.shell("sysctl -qw net.ipv4.ip_forward=1")?;
+    boxed.nftables(&format!(
+        "table ip nat {{ chain out {{ type nat hook postrouting priority srcnat; oifname {public} masquerade\n }}\n }}"
+    ))
 }
 
 /// Starts a server program in the box and pins it. It finds its files in its working directory.

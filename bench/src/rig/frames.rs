@@ -108,6 +108,17 @@ pub fn out_of_window(aim: Aim, peers: &[SocketAddrV4], count: usize) -> Vec<Vec<
     (0..count as u32).zip(peers.iter().cycle()).map(frame).collect()
 }
 
+/// UDP datagrams of a node at 10.2.0.2: from so many of its ports, to so many hosts among the forged sources each.
+pub fn outward(from: [u8; 6], to: [u8; 6], ports: u16, hosts: u8) -> Vec<Vec<u8>> {
+    let datagram = |(port, host): (u16, u8)| {
+        let aim = Aim { from, to, address: Ipv4Addr::new(10, 64, 7, host), port: 8444 };
+        let udp =
+            [&(5_000 + port).to_be_bytes()[..], &aim.port.to_be_bytes(), &[0, 72, 0, 0], &[7; 64]].concat();
+        ipv4(aim, Ipv4Addr::new(10, 2, 0, 2), 17, udp, 6, 0x4000)
+    };
+    (0..ports).flat_map(|port| (0..hosts).map(move |host| (port, host + 1))).map(datagram).collect()
+}
+
 /// Spreads neighbouring numbers (Knuth's multiplicative hash).
 fn scatter(number: u32) -> u32 {
     (number + 1).wrapping_mul(2_654_435_761)

@@ -54,6 +54,8 @@ pub struct World {
     pub node: Namespace,
     /// The attacker's end of the link to the box.
     pub outlet: String,
+    /// The node's end of its link to the box.
+    pub lan: String,
     /// The box's public device.
     pub public: String,
     /// What the box costs.
@@ -115,6 +117,7 @@ impl World {
             boxed,
             node,
             outlet,
+            lan,
             public,
             time,
             scratch,
@@ -133,8 +136,8 @@ impl World {
 
     /// Waits until a connection to the service is accepted.
     fn await_listener(&self) -> Outcome {
-        if self.contestant == Contestant::Forward {
-            return Ok(()); // the node comes later
+        if matches!(self.contestant, Contestant::Forward | Contestant::Masquerade) {
+            return Ok(()); // nothing listens yet
         }
         let target = self.target().into();
         let attempt = || TcpStream::connect_timeout(&target, Duration::from_millis(500));
@@ -172,6 +175,22 @@ impl World {
         Flood::start(&self.attacker, &self.outlet, Arc::new(frames), per_second)
     }
 
+    /// Starts a flood of frames made by hand from the node to the box.
+    pub fn outward(&self, frames: Vec<Vec<u8>>, per_second: u32) -> Outcome<Flood> {
+        Flood::start(&self.node, &self.lan, Arc::new(frames), per_second)
+    }
+
+    /// The box's private Ethernet address, and the node's.
+    pub fn inner_macs(&self) -> Outcome<([u8; 6], [u8; 6])> {
+        let read = |command: &str, field: &str| {
+            let list: Value =
+                serde_json::from_str(&self.node.shell(command)?).context("reading an address")?;
+            list[0][field].as_str().and_then(parse_mac).context(command)
+        };
+        let ours = read(&format!("ip -j link show {}", self.lan), "address")?;
+        Ok((read(&format!("ip -j neigh show 10.2.0.1 dev {}", self.lan), "lladdr")?, ours))
+    }
+
     /// Where frames made by hand go.
     pub fn aim(&self) -> Aim {
         let target = self.target();
@@ -180,7 +199,16 @@ impl World {
 
     /// SYN-ACKs to forged sources that came out of the box.
     pub fn answers(&self) -> Outcome<u64> {
-        let text = self.attacker.shell("nft -j list counter netdev seen answers")?;
+        self.counted("answers")
+    }
+
+    /// Other packets to such addresses that came out of it.
+    pub fn passed(&self) -> Outcome<u64> {
+        self.counted("others")
+    }
+
+    fn counted(&self, counter: &str) -> Outcome<u64> {
+        let text = self.attacker.shell(&format!("nft -j list counter netdev seen {counter}"))?;
         let list: Value = serde_json::from_str(&text).context("reading a counter")?;
         let counters =
             list["nftables"].as_array().and_then(|items| items.iter().find_map(|item| item.get("counter")));
