@@ -170,7 +170,8 @@ impl Node {
         let host = host.to_string();
         let state = self.state()?;
         let connections = state["connections"].as_array();
-        let there = connections.is_some_and(|all| all.iter().any(|peer| peer["host"] == host.as_str()));
+        let dialled = |peer: &Value| peer["host"] == host.as_str() && peer["outbound"] == true;
+        let there = connections.is_some_and(|all| all.iter().any(dialled));
         if there { Ok(()) } else { self.connect(&host, port) }
     }
 

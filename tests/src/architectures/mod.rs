@@ -8,6 +8,7 @@
 pub mod home_node;
 pub mod load_balanced;
 pub mod proxy;
+pub mod two_nodes;
 
 use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -43,6 +44,7 @@ const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 pub fn run(report: &mut Report) {
     proxy::run(report);
     home_node::run(report);
+    two_nodes::run(report);
     load_balanced::run(report);
 }
 
