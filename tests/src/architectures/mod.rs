@@ -5,6 +5,7 @@
 //! an /etc/hedgerow, a /run and a /var of its own. What a node's `config.yaml` gets is the example's `node.yaml`. Nodes take
 //! the test chain for that of the network that the example names.
 
+pub mod hidden_nodes;
 pub mod home_node;
 pub mod load_balanced;
 pub mod proxy;
@@ -45,6 +46,7 @@ pub fn run(report: &mut Report) {
     proxy::run(report);
     home_node::run(report);
     two_nodes::run(report);
+    hidden_nodes::run(report);
     load_balanced::run(report);
 }
 

@@ -148,7 +148,7 @@ impl Scene {
 }
 
 /// Which of the ports that are tried accept a connection.
-fn open_ports(from: &Namespace, host: Ipv4Addr) -> Outcome<Vec<u16>> {
+pub(super) fn open_ports(from: &Namespace, host: Ipv4Addr) -> Outcome<Vec<u16>> {
     let tries = |port: u16| {
         std::thread::spawn(move || TcpStream::connect_timeout(&(host, port).into(), PATIENCE).is_ok())
     };
