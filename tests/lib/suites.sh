@@ -91,6 +91,13 @@ suite_node_bodies() {
   system node-bodies
 }
 
+suite tls "foreign clients: odd TLS handshakes, certificates of all kinds, raw HTTP and WebSocket; OpenSSL, Python, Node.js, rustls"
+suite_tls() {
+  need openssl:openssl
+  need_foreign
+  system tls
+}
+
 suite node-sync "a real full node syncs through the appliance from a real node behind it; everybody else is refused"
 suite_node_sync() {
   need nft:nftables

@@ -86,6 +86,12 @@ impl Appliance {
         Appliance::start_in_mode(namespace, scratch, "enforce", sections)
     }
 
+    /// Starts it where this process is.
+    pub fn start_here(scratch: &Scratch, sections: &str) -> Outcome<Self> {
+        let binary = binary()?;
+        Appliance::launch(Command::new(&binary), binary, scratch, "enforce", sections)
+    }
+
     /// As [`Appliance::start`], in this mode.
     pub fn start_in_mode(
         namespace: &Namespace,
@@ -211,6 +217,14 @@ impl Appliance {
     /// Its process.
     pub fn process(&self) -> u32 {
         self.process.0.id()
+    }
+
+    /// Memory that the kernel has given it, in KiB.
+    pub fn memory(&self) -> Outcome<u64> {
+        let path = format!("/proc/{}/status", self.process());
+        let text = fs::read_to_string(&path).context(&path)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("resident memory")?;
+        line.trim().trim_end_matches(" kB").parse().context("resident memory")
     }
 
     /// Still running?

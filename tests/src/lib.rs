@@ -9,6 +9,7 @@
 //! - [`architectures`]: the examples as they boot, with real nodes.
 //! - [`bodies`]: bodies of messages, valid and changed, and a slow reader of the schema.
 //! - [`peers`]: simulated peers, one by one; [`crowd`]: many of them, who come back.
+//! - [`foreign`]: TLS, HTTP, WebSocket and Chia by clients of other makes, good and hostile.
 //! - [`pattern`]: bytes whose every position is known, to compare streams exactly.
 //! - [`kernel_peer`]: the Linux kernel's TCP as opponent.
 //! - [`machine`]: the image in a virtual machine, as the appliance.
@@ -25,6 +26,7 @@ pub mod bodies;
 pub mod check;
 pub mod crowd;
 pub mod flood;
+pub mod foreign;
 pub mod kernel_peer;
 pub mod machine;
 pub mod node_attack;

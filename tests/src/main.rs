@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use hedgerow_tests::{Report, architectures, kernel_peer, node_attack, node_bodies, node_sync};
+use hedgerow_tests::{Report, architectures, foreign, kernel_peer, node_attack, node_bodies, node_sync};
 
 /// A suite by name.
 type Suite = (&'static str, fn(&mut Report));
@@ -10,6 +10,7 @@ type Suite = (&'static str, fn(&mut Report));
 /// Every suite that this binary holds.
 const SUITES: &[Suite] = &[
     ("kernel-peer", kernel_peer::run),
+    ("tls", foreign::run),
     ("node-sync", node_sync::run),
     ("node-attack", node_attack::run),
     ("node-bodies", node_bodies::run),

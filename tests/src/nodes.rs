@@ -21,14 +21,14 @@ pub const CHAIN_BLOCKS: u64 = 506;
 
 /// A process that answers lines of JSON with lines of JSON.
 #[derive(Debug)]
-struct Dialogue {
-    questions: Option<ChildStdin>,
+pub(crate) struct Dialogue {
+    pub(crate) questions: Option<ChildStdin>,
     answers: Receiver<String>,
     process: Process,
 }
 
 impl Dialogue {
-    fn start(command: &mut Command) -> Outcome<Self> {
+    pub(crate) fn start(command: &mut Command) -> Outcome<Self> {
         let mut child: Child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting a node")?;
         let questions = child.stdin.take();
@@ -44,12 +44,12 @@ impl Dialogue {
         Ok(Dialogue { questions, answers, process: Process(child) })
     }
 
-    fn say(&mut self, question: &Value) -> Outcome {
+    pub(crate) fn say(&mut self, question: &Value) -> Outcome {
         let pipe = self.questions.as_mut().context("a node's input")?;
         writeln!(pipe, "{question}").context("asking a node")
     }
 
-    fn hear(&self, limit: Duration) -> Outcome<Value> {
+    pub(crate) fn hear(&self, limit: Duration) -> Outcome<Value> {
         match self.answers.recv_timeout(limit) {
             Ok(line) => serde_json::from_str(&line).context(format_args!("an answer: {line}")),
             Err(RecvTimeoutError::Timeout) => Err(format!("no answer within {} s", limit.as_secs())),
@@ -343,6 +343,11 @@ pub(crate) fn python() -> Outcome<PathBuf> {
 }
 
 pub(crate) fn script(name: &str) -> Outcome<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("nodes").join(name);
+    file(&format!("nodes/{name}"))
+}
+
+/// A file of this crate, by its path within.
+pub(crate) fn file(name: &str) -> Outcome<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     path.canonicalize().context(path.display())
 }

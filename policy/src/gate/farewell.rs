@@ -50,7 +50,7 @@ pub(super) fn peer_tls(failure: Failure) -> Reason {
         Failure::Untrusted | Failure::WrongIdentity => Reason::TlsUntrusted,
         Failure::Expired => Reason::TlsExpired,
         Failure::BadCertificate => Reason::TlsBadCertificate,
-        Failure::Protocol => Reason::TlsProtocol,
+        Failure::Protocol | Failure::Unexpected => Reason::TlsProtocol,
         Failure::Alert => Reason::TlsAlert,
         Failure::KeyUpdates => Reason::TlsKeyUpdates,
         Failure::Internal => Reason::Aborted,

@@ -56,6 +56,8 @@ pub enum Failure {
     WrongIdentity,
     /// A rule of the protocol was broken: bad signature, bad Finished, a record that does not decrypt, wrong order.
     Protocol,
+    /// After the handshake: a record or message that has no place there, or too many that say nothing.
+    Unexpected,
     /// The other side sent a fatal alert.
     Alert,
     /// More key updates than anybody needs.

@@ -26,7 +26,8 @@ pub const RECORD_MAX: usize = HEADER + PLAIN_MAX + 256;
 /// Key updates and session tickets that any connection may use up, besides one more for each [`RECORDS_PER_UPDATE`].
 const UPDATES_FREE: u64 = 16;
 const RECORDS_PER_UPDATE: u64 = 1 << 16;
-/// Records in a row that carry nothing. OpenSSL once sent one before each real record; nobody sends more.
+/// Records in a row that carry nothing, or an alert that says nothing. OpenSSL once sent an empty one before each real record, and
+/// gives up after five alerts; nobody sends more.
 const EMPTY_MAX: u32 = 32;
 /// Records under one sending key before we update it; AES-GCM allows 2^24.5 (RFC 8446 section 5.5).
 const RECORDS_PER_KEY: u64 = 1 << 23;
@@ -116,9 +117,9 @@ impl Traffic {
     pub(super) fn open<'a>(&mut self, record: &'a mut [u8]) -> Result<Opened<'a>, Failure> {
         let (kind, plain) = self.receiving.open(record)?;
         self.received += 1;
-        self.empty = if plain.is_empty() { self.empty + 1 } else { 0 };
+        self.empty = if plain.is_empty() || kind == ALERT { self.empty + 1 } else { 0 };
         if self.empty > EMPTY_MAX {
-            return Err(Failure::Protocol);
+            return Err(Failure::Unexpected);
         }
         match kind {
             APPLICATION_DATA => Ok(Opened::Data(plain)),
@@ -127,9 +128,9 @@ impl Traffic {
                 [_, CLOSE_NOTIFY] => Ok(Opened::Closed),
                 [WARNING, USER_CANCELED] => Ok(Opened::Nothing),
                 [_, _] => Err(Failure::Alert),
-                _ => Err(Failure::Protocol),
+                _ => Err(Failure::Unexpected),
             },
-            _ => Err(Failure::Protocol),
+            _ => Err(Failure::Unexpected),
         }
     }
 
@@ -142,7 +143,7 @@ impl Traffic {
         }
         while let [kind, a, b, c, rest @ ..] = bytes {
             let length = usize::try_from(u32::from_be_bytes([0, *a, *b, *c])).unwrap_or(usize::MAX);
-            let (body, rest) = rest.split_at_checked(length).ok_or(Failure::Protocol)?;
+            let (body, rest) = rest.split_at_checked(length).ok_or(Failure::Unexpected)?;
             self.updates += 1;
             if self.updates > UPDATES_FREE + self.received / RECORDS_PER_UPDATE {
                 return Err(Failure::KeyUpdates);
@@ -152,11 +153,11 @@ impl Traffic {
                     self.key_update(*requested == 1)?
                 }
                 (NEW_SESSION_TICKET, _, Kernel::Client(_)) => {} // never resumed
-                _ => return Err(Failure::Protocol),
+                _ => return Err(Failure::Unexpected),
             }
             bytes = rest;
         }
-        if bytes.is_empty() { Ok(()) } else { Err(Failure::Protocol) }
+        if bytes.is_empty() { Ok(()) } else { Err(Failure::Unexpected) }
     }
 
     fn key_update(&mut self, requested: bool) -> Result<(), Failure> {
@@ -200,10 +201,10 @@ impl Traffic {
     /// Says why the connection breaks off.
     pub(super) fn alert(&mut self, failure: Failure, out: &mut Vec<u8>) -> Result<(), Failure> {
         let description = match failure {
-            Failure::Protocol => 20,   // bad_record_mac
-            Failure::TooLarge => 22,   // record_overflow
-            Failure::KeyUpdates => 10, // unexpected_message
-            _ => 80,                   // internal_error
+            Failure::Protocol => 20,                         // bad_record_mac
+            Failure::TooLarge => 22,                         // record_overflow
+            Failure::Unexpected | Failure::KeyUpdates => 10, // unexpected_message
+            _ => 80,                                         // internal_error
         };
         self.append(ALERT, &[FATAL, description], out)
     }
@@ -283,7 +284,7 @@ impl Direction {
         payload: &'a mut [u8],
     ) -> Result<(u8, &'a mut [u8]), Failure> {
         if header[0] != APPLICATION_DATA {
-            return Err(Failure::Protocol);
+            return Err(Failure::Unexpected);
         }
         let inner = self
             .key

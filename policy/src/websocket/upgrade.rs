@@ -129,8 +129,7 @@ fn check_request(head: &[u8]) -> Result<String, Reason> {
     if request.method != Some("GET") {
         return Err(Reason::HttpMethod);
     }
-    let body = |name| request.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
-    if body("Transfer-Encoding") || single(request.headers, "Content-Length").is_some_and(|len| len != "0") {
+    if has_body(request.headers) {
         return Err(Reason::HttpBody);
     }
     let upgrade = has_token(request.headers, "Upgrade", "websocket")
@@ -138,6 +137,16 @@ fn check_request(head: &[u8]) -> Result<String, Reason> {
         && single(request.headers, "Sec-WebSocket-Version") == Some("13");
     let key = single(request.headers, "Sec-WebSocket-Key").filter(|key| is_key(key));
     key.filter(|_| upgrade).map(str::to_owned).ok_or(Reason::HttpNotUpgrade)
+}
+
+/// Whether a request announces a body, or contradicts itself about it (RFC 9112, section 6.3).
+fn has_body(headers: &[httparse::Header<'_>]) -> bool {
+    let named =
+        |name: &'static str| headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+    let lengths = named("Content-Length").count();
+    named("Transfer-Encoding").next().is_some()
+        || lengths > 1
+        || lengths == 1 && single(headers, "Content-Length") != Some("0")
 }
 
 /// Whether a key is the base64 of 16 bytes.

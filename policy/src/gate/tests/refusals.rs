@@ -147,6 +147,7 @@ fn requests_that_are_no_upgrade() {
         (changed(KEY, "dGhlIHNhbXBsZSBub25jZQ!="), Reason::HttpNotUpgrade, 400),
         (header(&format!("Sec-WebSocket-Key: {KEY}")), Reason::HttpNotUpgrade, 400),
         (header("Content-Length: 5"), Reason::HttpBody, 400),
+        (header("Content-Length: 0\r\nContent-Length: 44"), Reason::HttpBody, 400),
         (header("Transfer-Encoding: chunked"), Reason::HttpBody, 400),
         (format!("{good}GET /other HTTP/1.1\r\n\r\n"), Reason::HttpBody, 400),
         (header(&"X: y\r\n".repeat(40)[..238]), Reason::HttpTooLarge, 431),
