@@ -16,7 +16,7 @@ use hedgerow_policy::PeerId;
 
 use crate::core::CoreConfig;
 use crate::pool::duty::next_turn;
-use crate::pool::{Pool, PoolConfig, Ticket};
+use crate::pool::{Answer, Caller, Pool, PoolConfig, Ticket};
 use crate::rules::slots::Ledger;
 
 /// An identity in a pool.
@@ -33,6 +33,8 @@ pub enum Letter {
     Free,
     /// The holder of the identity that it waited for lives: it is refused.
     Held,
+    /// All slots are taken and it has to go for a newcomer: it ends.
+    Displaced,
 }
 
 /// Whether a session may use its identity.
@@ -192,6 +194,15 @@ impl Books {
         let challenged = holder.ticket;
         self.post(challenged, Letter::Challenged);
         Claim::Waits
+    }
+
+    /// A session asks its pool for a node. Where it gets the slot of another, that one is told.
+    pub fn ask(&mut self, pool: usize, now: Instant, caller: Caller) -> Answer {
+        let answer = self.pools[pool].ask(now, caller);
+        while let Some(victim) = self.pools[pool].displaced() {
+            self.post(victim, Letter::Displaced);
+        }
+        answer
     }
 
     /// The holder of an identity has given a sign of life: who waited for its silence is refused.

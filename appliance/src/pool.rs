@@ -3,7 +3,8 @@
 //! A node's single thread bears few new sessions a second, so dials are paced per node. Half of the pace and half of the
 //! queue are kept for peers that had a session before: strangers with fresh identities cannot lock them out. Nothing else
 //! is needed against a stampede after a restart: those who come at once wait or are sent away with a code that brings them
-//! back later.
+//! back later. Where all slots are taken, one changes hands now and then by the rule of eviction (`tenants`), so that
+//! nobody holds them for ever by being polite.
 //!
 //! Who is dialled: of the nodes that the operator lets serve (`duty`), that have the right role (`node`) and a slot, those
 //! whose condition is best (`health`), and of these the one with the least sessions for its weight. A node that is down or
@@ -15,6 +16,7 @@
 pub mod duty;
 pub mod health;
 pub mod node;
+mod tenants;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use std::time::Duration;
 
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::shard::Target;
+use hedgerow_dataplane::wire::Address;
 use hedgerow_policy::chia::NodeType;
 use hedgerow_policy::{DialFailure, PeerId};
 
@@ -29,6 +32,7 @@ use duty::News;
 use health::Condition;
 use node::{Duty, Node};
 pub use node::{NodeConfig, NodeStatistics, Role};
+use tenants::Tenants;
 
 /// How long a dial may wait for its turn.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -95,6 +99,10 @@ pub struct Caller {
     pub kind: Option<NodeType>,
     /// It came through a back-end listener: it is the operator's own application, so it is neither paced nor counted.
     pub backend: bool,
+    /// Where the peer is.
+    pub source: Address,
+    /// Its slot is nobody else's to take.
+    pub friend: bool,
 }
 
 /// A session that wants a node.
@@ -147,6 +155,9 @@ pub struct Pool {
     order: VecDeque<PeerId>,
     drains: Vec<duty::Drain>,
     news: VecDeque<News>,
+    tenants: Tenants,
+    /// Sessions that have to go, and have not been told.
+    displaced: Vec<Ticket>,
 }
 
 impl Pool {
@@ -156,6 +167,8 @@ impl Pool {
         let node = |node: &NodeConfig| Node::new(node.clone(), config.dials_per_second, config.watched, now);
         Pool {
             nodes: config.nodes.iter().map(node).collect(),
+            tenants: Tenants::new(config.slots, [0; 16]),
+            displaced: Vec::new(),
             config,
             turn: 0,
             queues: Default::default(),
@@ -174,16 +187,42 @@ impl Pool {
 
     /// A session asks for a node. Unless refused, it holds a slot until [`Pool::leave`].
     pub fn ask(&mut self, now: Instant, caller: Caller) -> Answer {
-        if self.taken >= self.config.slots && !caller.backend {
-            return Answer::Refused(caller.ticket, DialFailure::Busy);
-        }
         let known = caller.peer.is_some_and(|id| self.ids.contains(&id));
         let v4 = self.config.transparent.then_some(caller.v4);
-        let answer = self.place(now, Wish { caller, known, v4, tried: 0, since: now });
-        if !matches!(answer, Answer::Refused(..)) {
-            self.taken += usize::from(!caller.backend);
+        let wish = Wish { caller, known, v4, tried: 0, since: now };
+        let full = self.taken >= self.config.slots && !caller.backend;
+        let short = full || self.candidates(&wish).next().is_some() && self.slots_are_taken(&wish);
+        if short {
+            let why = if full { DialFailure::Busy } else { DialFailure::Slots };
+            let Some(victim) = self.tenants.displace(now, &caller, full) else {
+                return Answer::Refused(caller.ticket, why);
+            };
+            self.displaced.push(victim);
+        }
+        let answer = self.place(now, wish, short);
+        match answer {
+            Answer::Refused(..) => self.tenants.leave(now, caller.ticket),
+            _ => {
+                self.taken += usize::from(!caller.backend);
+                self.tenants.enter(now, &caller);
+            }
         }
         answer
+    }
+
+    /// The next session that has to give up its slot for another one.
+    pub fn displaced(&mut self) -> Option<Ticket> {
+        self.displaced.pop()
+    }
+
+    /// A session's peer was useful: others go before it.
+    pub fn credit(&mut self, now: Instant, ticket: Ticket, points: u32) {
+        self.tenants.credit(now, ticket, points);
+    }
+
+    /// Decides between equals by other chance than the one that everybody knows. To be called before the first session asks.
+    pub fn reseed(&mut self, seed: [u8; 16]) {
+        self.tenants = Tenants::new(self.config.slots, seed);
     }
 
     /// A node could not be reached: the next one's turn. A refusal has freed the slot.
@@ -194,9 +233,9 @@ impl Pool {
             state.cool(wish.caller.backend, now + COOL_DOWN);
         }
         let tried = wish.tried | 1 << node.min(NODES - 1);
-        let answer = self.place(now, Wish { tried, ..wish });
+        let answer = self.place(now, Wish { tried, ..wish }, false);
         if matches!(answer, Answer::Refused(..)) {
-            self.free(&wish.caller);
+            self.free(now, &wish.caller);
         }
         answer
     }
@@ -242,8 +281,8 @@ impl Pool {
     }
 
     /// A session that holds a slot is over. Who waited no longer does.
-    pub fn leave(&mut self, caller: &Caller, stage: Stage) {
-        self.free(caller);
+    pub fn leave(&mut self, now: Instant, caller: &Caller, stage: Stage) {
+        self.free(now, caller);
         match stage {
             Stage::Queued => {
                 self.queues
@@ -258,7 +297,8 @@ impl Pool {
         }
     }
 
-    fn free(&mut self, caller: &Caller) {
+    fn free(&mut self, now: Instant, caller: &Caller) {
+        self.tenants.leave(now, caller.ticket);
         self.taken = self.taken.saturating_sub(usize::from(!caller.backend));
     }
 
@@ -286,7 +326,7 @@ impl Pool {
             }
             if now.since(wish.since) >= PATIENCE {
                 self.queues[queue].remove(place);
-                self.free(&wish.caller);
+                self.free(now, &wish.caller);
                 let why = match self.best(now, &wish) {
                     Some(_) => DialFailure::Busy,
                     None => DialFailure::NoNode,
@@ -354,8 +394,9 @@ impl Pool {
     }
 
     /// Dials at once, queues or refuses. Nobody overtakes those of its own queue who wait for their turn. Where no node can
-    /// serve just now, waiting is worth while: one that is not tried yet may come up.
-    fn place(&mut self, now: Instant, wish: Wish) -> Answer {
+    /// serve just now, waiting is worth while: one that is not tried yet may come up, and for a newcomer to whom somebody
+    /// `yields` a slot becomes free.
+    fn place(&mut self, now: Instant, wish: Wish, yields: bool) -> Answer {
         let ticket = wish.caller.ticket;
         if self.candidates(&wish).next().is_none() {
             return Answer::Refused(ticket, DialFailure::NoNode);
@@ -366,7 +407,7 @@ impl Pool {
         {
             return Answer::Dial(wish, node);
         }
-        if self.slots_are_taken(&wish) {
+        if self.slots_are_taken(&wish) && !yields {
             return Answer::Refused(ticket, DialFailure::Slots);
         }
         let room = self.config.dials_per_second as usize * self.nodes.len() * PATIENCE.as_secs() as usize;

@@ -72,7 +72,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let witness = Arc::new(Witness::new(|| unix_now().as_secs()));
     let keeper = open_policy(&config, &bans, &witness, &bells)?;
     let watch = Watch::start();
-    let commons = commons(&config, &bells, &watch);
+    let commons = commons(&config, &bells, &watch)?;
     let nodes = open_nodes(&config, &commons, &bans, &watch)?;
     let egress = open_egress(&config, &commons, &watch, &sink, ports.len() as u16);
     let control = control.with_policy(keeper.clone()).with_nodes(nodes.clone()).with_egress(egress.clone());
@@ -161,9 +161,14 @@ fn wake(bells: &[Arc<Bell>]) -> Wake {
 }
 
 /// What the shards share about sessions.
-fn commons(config: &Config, bells: &[Arc<Bell>], watch: &Watch) -> Arc<Commons> {
+fn commons(config: &Config, bells: &[Arc<Bell>], watch: &Watch) -> Result<Arc<Commons>, RunError> {
     let (pools, own_nodes) = (assemble::pools(config), assemble::own_nodes(config));
-    Commons::over(&pools, own_nodes, bells.len() as u16, wake(bells), watch.now())
+    let commons = Commons::over(&pools, own_nodes, bells.len() as u16, wake(bells), watch.now());
+    for index in 0..pools.len() {
+        let seed = random().map_err(|e| RunError::System("randomness", e))?;
+        commons.with(|books| books.pools[index].reseed(*seed.first_chunk().unwrap_or(&[0; 16])));
+    }
+    Ok(commons)
 }
 
 /// Takes up the changes to nodes that were kept.

@@ -225,6 +225,13 @@ impl Sockets {
         }
     }
 
+    /// Gives a connection's peer points for what it is useful for.
+    pub fn credit(&mut self, now: Instant, id: FlowId, points: u32) {
+        if let Some(id) = self.inner(id) {
+            self.admission.credit(now, id, points);
+        }
+    }
+
     /// Notes that a peer has earned a record.
     pub fn commend(&mut self, id: FlowId) {
         if let Some(id) = self.inner(id) {

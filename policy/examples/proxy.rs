@@ -128,7 +128,7 @@ impl Carrier {
                 Err(_) => self.session.complete(now, Done::DialFailed(DialFailure::NoNode)),
             },
             Request::Alarm(alarm) => eprintln!("{alarm}"),
-            Request::Standing(_) | Request::Node(_) | Request::Sighting(_) => {}
+            Request::Standing(_) | Request::Node(_) | Request::Sighting(_) | Request::Credit(_) => {}
             Request::Close(leg, Close::Abort(_)) => self.lines[leg as usize] = None,
             Request::Close(leg, Close::Finish(_)) => {
                 if let Some(line) = &mut self.lines[leg as usize] {

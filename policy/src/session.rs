@@ -107,6 +107,8 @@ pub enum Request {
     Sighting(Sighting),
     /// Something that an operator should know, although nothing was refused.
     Alarm(Alarm),
+    /// The peer has brought what the node wanted from it: so many points for it, where slots are short.
+    Credit(u32),
     /// End a leg.
     Close(Leg, Close),
 }

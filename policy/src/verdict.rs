@@ -153,6 +153,9 @@ reasons! {
     DuplicateId = "duplicate_id",
     /// A newer session from the same source took over the identity.
     Replaced = "replaced",
+    /// All slots were taken, and it gave its own up for a newcomer: it was the youngest of the largest prefix, neither a friend nor
+    /// long there nor useful. One slot changes hands in a second at most.
+    Displaced = "displaced",
     /// The operator takes its node, or the whole appliance, out of service: the peer was told to come back, and finds
     /// another node. Sessions end one by one, those that are idle first.
     Drained = "drained",

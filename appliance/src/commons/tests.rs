@@ -14,6 +14,10 @@ const KEY: Key = (0, PeerId([1; 32]));
 const NOW: Instant = Instant::from_millis(1_000);
 
 fn books(cores: u16) -> Arc<Commons> {
+    with_slots(cores, 100)
+}
+
+fn with_slots(cores: u16, slots: usize) -> Arc<Commons> {
     let target = Target { link: LinkId(0), address: Address::from_v4([10, 0, 0, 1]), port: 8444 };
     let node = NodeConfig::new("a", target);
     let pool = PoolConfig {
@@ -22,7 +26,7 @@ fn books(cores: u16) -> Arc<Commons> {
         transparent: false,
         dials_per_second: 2,
         dial_timeout: std::time::Duration::from_secs(5),
-        slots: 100,
+        slots,
         ..PoolConfig::default()
     };
     let own_nodes = vec![PeerId([9; 32])];
@@ -34,7 +38,15 @@ fn ticket(core: u16, index: u32) -> Ticket {
 }
 
 fn caller(ticket: Ticket, peer: Option<PeerId>, v4: bool) -> Caller {
-    Caller { ticket, peer, v4, kind: None, backend: false }
+    Caller {
+        ticket,
+        peer,
+        v4,
+        kind: None,
+        backend: false,
+        source: Address::from_v4([192, 0, 2, 1]),
+        friend: false,
+    }
 }
 
 fn ip(last: u8) -> IpAddr {
@@ -175,4 +187,18 @@ fn cores_that_argue_at_the_same_time_agree() {
     });
     assert_eq!(commons.with(|books| books.identities()), 0);
     assert!((0..4).all(|core| commons.take_mail(core).is_empty() || !commons.has_mail(core)));
+}
+
+#[test]
+fn who_has_to_go_for_a_newcomer_of_another_core_is_told() {
+    let commons = with_slots(2, 1);
+    let peer = |core, n: u8| Caller {
+        source: Address::from_v4([20, n, 0, 1]),
+        ..caller(ticket(core, u32::from(n)), Some(PeerId([n; 32])), true)
+    };
+    assert!(matches!(commons.with(|books| books.ask(0, NOW, peer(0, 1))), Answer::Dial(..)));
+    let later = NOW + std::time::Duration::from_secs(2);
+    assert!(!matches!(commons.with(|books| books.ask(0, later, peer(1, 2))), Answer::Refused(..)));
+    assert_eq!(mail(&commons, 0), [(ticket(0, 1), Letter::Displaced)]);
+    assert_eq!(mail(&commons, 1), []);
 }

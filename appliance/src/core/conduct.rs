@@ -153,6 +153,14 @@ impl<P: Port> Core<P> {
         }
     }
 
+    /// A peer was useful: others go before it where slots are short.
+    pub(super) fn credit(&mut self, now: Instant, seat: &Seat, points: u32) {
+        if let Some((flow, ..)) = seat.legs[Leg::Public as usize].flow {
+            self.credit_flow(now, flow, points);
+        }
+        self.commons.with(|books| books.pools[seat.pool].credit(now, seat.ticket, points));
+    }
+
     /// A session is over: what its peer did counts for its address, once TLS is through. Nothing is ever written about an
     /// address that has returned no more than a cookie.
     pub(super) fn judge(&mut self, now: Instant, seat: &mut Seat, reason: verdict::Reason) {

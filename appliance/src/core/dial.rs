@@ -33,7 +33,15 @@ impl<P: Port> Core<P> {
         seat.asked = true;
         seat.peer_id = peer;
         let backend = self.errand(seat).backend;
-        seat.caller = Some(Caller { ticket: seat.ticket, peer, v4: seat.peer.is_ipv4(), kind, backend });
+        seat.caller = Some(Caller {
+            ticket: seat.ticket,
+            peer,
+            v4: seat.peer.is_ipv4(),
+            kind,
+            backend,
+            source: seat.peer.ip().into(),
+            friend: seat.standing == Standing::Reserved,
+        });
         if !backend && !self.take_slot(seat, kind) {
             return self.refuse(now, seat, DialFailure::Slots);
         }
@@ -70,6 +78,7 @@ impl<P: Port> Core<P> {
         for (ticket, letter) in self.commons.take_mail(self.number) {
             match letter {
                 Letter::Replaced => self.end(now, ticket, verdict::Reason::Replaced),
+                Letter::Displaced => self.end(now, ticket, verdict::Reason::Displaced),
                 Letter::Challenged => {
                     if let Some(seat) = self.seats.get(ticket) {
                         seat.challenged = Some(now);
@@ -155,7 +164,7 @@ impl<P: Port> Core<P> {
 
     fn ask(&mut self, now: Instant, seat: &mut Seat) {
         let Some(caller) = seat.caller else { return };
-        let answer = self.commons.with(|books| books.pools[seat.pool].ask(now, caller));
+        let answer = self.commons.with(|books| books.ask(seat.pool, now, caller));
         self.answer(now, seat, answer);
     }
 
@@ -240,7 +249,7 @@ impl<P: Port> Core<P> {
     }
 
     /// Gives back the slot, and the place in the queue or the connection in the making.
-    pub(super) fn leave_pool(&mut self, seat: &mut Seat) {
+    pub(super) fn leave_pool(&mut self, now: Instant, seat: &mut Seat) {
         let stage = match seat.dial {
             Dial::None => return,
             Dial::Watching(_) => {
@@ -264,7 +273,7 @@ impl<P: Port> Core<P> {
             Dial::Connected(node, _) => Stage::Connected(node),
         };
         if let Some(caller) = &seat.caller {
-            self.commons.with(|books| books.pools[seat.pool].leave(caller, stage));
+            self.commons.with(|books| books.pools[seat.pool].leave(now, caller, stage));
         }
         seat.dial = Dial::None;
     }

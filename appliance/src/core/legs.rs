@@ -136,6 +136,13 @@ impl<P: Port> Core<P> {
         }
     }
 
+    pub(super) fn credit_flow(&mut self, now: Instant, id: FlowId, points: u32) {
+        match self.sockets.as_mut().filter(|sockets| sockets.has(id)) {
+            Some(sockets) => sockets.credit(now, id, points),
+            None => self.shard.credit(now, id, points),
+        }
+    }
+
     /// Takes in what the kernel has for us.
     pub(super) fn poll_sockets(&mut self, now: Instant) -> usize {
         self.sockets.as_mut().map_or(0, |sockets| sockets.poll(now))

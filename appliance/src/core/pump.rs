@@ -231,7 +231,8 @@ impl<P: Port> Core<P> {
                 Request::Node(id) => self.met(seat, id),
                 Request::Sighting(sighting) => self.sighted(now, seat, sighting),
                 Request::Alarm(alarm) => self.record(seat, Happened::Alarm { what: alarm.to_string() }),
-                Request::Close(leg, how) => self.close(seat, leg, how),
+                Request::Credit(points) => self.credit(now, seat, points),
+                Request::Close(leg, how) => self.close(now, seat, leg, how),
             }
         }
         true
@@ -261,10 +262,10 @@ impl<P: Port> Core<P> {
         }
     }
 
-    fn close(&mut self, seat: &mut Seat, leg: Leg, how: Close) {
+    fn close(&mut self, now: Instant, seat: &mut Seat, leg: Leg, how: Close) {
         seat.leg(leg).closing = Some(how);
         if leg == Leg::Private && !matches!(seat.dial, Dial::Connected(..) | Dial::Watching(true)) {
-            self.leave_pool(seat);
+            self.leave_pool(now, seat);
         }
         if let Close::Abort(_) = how {
             self.cut(seat, leg);
@@ -336,7 +337,7 @@ impl<P: Port> Core<P> {
         {
             self.commons.with(|books| books.pools[seat.pool].remember(id));
         }
-        self.leave_pool(&mut seat);
+        self.leave_pool(now, &mut seat);
         self.give_slot(&mut seat);
         if seat.post.is_none() {
             self.ended.count(reason);

@@ -40,7 +40,15 @@ fn ticket(index: u32) -> Ticket {
 }
 
 fn caller(ticket: Ticket, peer: Option<PeerId>, v4: bool) -> Caller {
-    Caller { ticket, peer, v4, kind: None, backend: false }
+    Caller {
+        ticket,
+        peer,
+        v4,
+        kind: None,
+        backend: false,
+        source: Address::from_v4([192, 0, 2, 1]),
+        friend: false,
+    }
 }
 
 fn dialled(answer: Answer) -> (Wish, usize) {
@@ -144,7 +152,7 @@ fn who_leaves_waits_no_longer_and_frees_a_slot() {
     let mut pool = pool(1, 1);
     dialled(pool.ask(START, caller(ticket(0), None, true)));
     assert_eq!(pool.ask(START, caller(ticket(1), None, true)), Answer::Queued);
-    pool.leave(&caller(ticket(1), None, true), Stage::Queued);
+    pool.leave(START, &caller(ticket(1), None, true), Stage::Queued);
     assert_eq!((pool.waiting(), pool.taken()), (0, 1));
     assert_eq!(pool.deadline(START), None);
 }
@@ -156,7 +164,7 @@ fn slots_are_a_limit() {
     dialled(pool.ask(START, caller(ticket(0), None, true)));
     dialled(pool.ask(START, caller(ticket(1), None, true)));
     assert_eq!(pool.ask(START, caller(ticket(2), None, true)), Answer::Refused(ticket(2), DialFailure::Busy));
-    pool.leave(&caller(ticket(0), None, true), Stage::Dialling(0));
+    pool.leave(START, &caller(ticket(0), None, true), Stage::Dialling(0));
     dialled(pool.ask(START, caller(ticket(2), None, true)));
 }
 
@@ -336,7 +344,7 @@ fn a_kind_of_peer_gets_as_many_slots_of_a_node_as_there_are() {
     dialled(pool.ask(START, caller(ticket(7), None, true)));
     let (wish, node) = wishes[3];
     pool.connected(node, false);
-    pool.leave(&wish.caller, Stage::Connected(node));
+    pool.leave(START, &wish.caller, Stage::Connected(node));
     assert_eq!(dialled(pool.ask(START, wallet(8))).1, node);
 }
 
@@ -353,7 +361,7 @@ fn a_drain_stops_new_sessions_ends_the_others_in_turn_and_is_over_when_none_is_l
         let now = START + Duration::from_millis(look * 250);
         while ended < before[1] && pool.take_turn(now, 1) {
             ended += 1;
-            pool.leave(&caller(ticket(0), None, true), Stage::Connected(1));
+            pool.leave(START, &caller(ticket(0), None, true), Stage::Connected(1));
         }
         assert!(ended as u64 <= 1 + look * 25 + 1, "{ended} after {look} looks");
     }
@@ -391,7 +399,7 @@ fn nodes_come_and_go_and_a_place_is_used_again_only_when_nothing_refers_to_it() 
     let another = Target { address: Address::from_v4([10, 0, 0, 8]), ..target };
     pool.add(START, NodeConfig::new("fifth", another)).unwrap();
     assert_eq!(pool.nodes.len(), 5);
-    (0..sessions[0]).for_each(|_| pool.leave(&caller(ticket(0), None, true), Stage::Connected(0)));
+    (0..sessions[0]).for_each(|_| pool.leave(START, &caller(ticket(0), None, true), Stage::Connected(0)));
     let sixth = Target { address: Address::from_v4([10, 0, 0, 7]), ..target };
     pool.add(START, NodeConfig::new("sixth", sixth)).unwrap();
     assert_eq!((pool.nodes.len(), pool.find("sixth")), (5, Ok(0)));
@@ -438,4 +446,101 @@ fn who_waits_for_a_slot_of_its_kind_stands_in_nobodys_way() {
     dialled(pool.ask(START, wallet(1)));
     assert_eq!(pool.ask(START, wallet(2)), Answer::Queued);
     assert_eq!(dialled(pool.ask(START, caller(ticket(3), None, true))).1, 1);
+}
+
+/// A peer of a network of its own, or of one that it shares.
+fn peer(index: u32, network: u8) -> Caller {
+    let source = Address::from_v4([20, network, (index >> 8) as u8, index as u8]);
+    Caller { source, ..caller(ticket(index), Some(PeerId([index as u8; 32])), true) }
+}
+
+/// A pool whose slots are all held by bots from so many networks.
+fn squatted(slots: usize, networks: u32) -> Pool {
+    let mut pool = pool(1, 1_000);
+    pool.config.slots = slots;
+    pool.reseed([7; 16]);
+    for index in 0..slots as u32 {
+        let (wish, node) = dialled(pool.ask(START, peer(index, (index % networks) as u8)));
+        pool.connected(node, wish.caller.backend);
+    }
+    pool
+}
+
+/// A newcomer asks; whom it displaced, whose slot it then gets.
+fn comes(pool: &mut Pool, now: Instant, newcomer: Caller) -> Option<Ticket> {
+    if let Answer::Refused(_, why) = pool.ask(now, newcomer) {
+        assert_eq!(why, DialFailure::Busy);
+        return None;
+    }
+    let victim = pool.displaced().expect("somebody has to go");
+    // Who they are matters to nobody but the roster.
+    pool.leave(now, &Caller { ticket: victim, ..newcomer }, Stage::Connected(0));
+    Some(victim)
+}
+
+#[test]
+fn polite_bots_do_not_hold_a_full_pool_for_ever() {
+    let mut pool = squatted(60, 3);
+    let mut served = Vec::new();
+    for second in 1..=40 {
+        let newcomer = peer(1_000 + second, 100 + second as u8);
+        let victim = comes(&mut pool, START + Duration::from_secs(second.into()), newcomer);
+        assert!(victim.is_some_and(|victim| victim.index < 60), "{second}: {victim:?}");
+        served.push(newcomer.ticket);
+    }
+    assert_eq!(pool.taken(), 60);
+    // More bots of the same networks displace only each other.
+    for second in 41..=60 {
+        let bot = peer(2_000 + second, (second % 3) as u8);
+        let victim = comes(&mut pool, START + Duration::from_secs(second.into()), bot);
+        assert!(victim.is_none_or(|victim| !served.contains(&victim)), "{second}: {victim:?}");
+    }
+}
+
+#[test]
+fn one_slot_changes_hands_in_a_second_and_only_for_who_has_shown_an_identity() {
+    let mut pool = squatted(8, 2);
+    let now = START + Duration::from_secs(5);
+    assert!(comes(&mut pool, now, peer(100, 50)).is_some());
+    assert!(comes(&mut pool, now + Duration::from_millis(999), peer(101, 51)).is_none());
+    let nobody = Caller { peer: None, ..peer(102, 52) };
+    assert!(comes(&mut pool, now + Duration::from_secs(2), nobody).is_none());
+    assert!(comes(&mut pool, now + Duration::from_secs(2), peer(103, 53)).is_some());
+}
+
+#[test]
+fn friends_and_useful_peers_stay_and_friends_get_in() {
+    let mut pool = squatted(8, 8);
+    let now = |second| START + Duration::from_secs(second);
+    (0..2).for_each(|index| pool.credit(now(1), ticket(index), 5));
+    let friend = Caller { friend: true, ..peer(50, 0) };
+    assert!(comes(&mut pool, now(2), friend).is_some());
+    for second in 3..60 {
+        let victim = comes(&mut pool, now(second), peer(100 + second as u32, 100 + second as u8));
+        let gone = victim.expect("a newcomer of another network gets in");
+        assert!(gone.index >= 2 && gone != friend.ticket, "{gone:?}");
+    }
+}
+
+#[test]
+fn a_kind_that_is_full_gives_way_to_its_own() {
+    let mut pool = pool(1, 1_000);
+    pool.config.node_slots = vec![(NodeType::Wallet, 2)];
+    let of = |kind, one: Caller| Caller { kind: Some(kind), ..one };
+    for index in 0..2 {
+        dialled(pool.ask(START, of(NodeType::Wallet, peer(index, 1))));
+        pool.connected(0, false);
+    }
+    dialled(pool.ask(START, of(NodeType::FullNode, peer(9, 2))));
+    pool.connected(0, false);
+    let newcomer = of(NodeType::Wallet, peer(20, 3));
+    let later = START + Duration::from_secs(2);
+    assert_eq!(pool.ask(later, newcomer), Answer::Queued);
+    let victim = pool.displaced().unwrap();
+    assert!(victim.index < 2);
+    assert_eq!(pool.poll(later, 0), None, "the slot is not free yet");
+    pool.leave(later, &of(NodeType::Wallet, peer(victim.index, 1)), Stage::Connected(0));
+    assert!(
+        matches!(pool.poll(later, 0), Some(Answer::Dial(wish, 0)) if wish.caller.ticket == newcomer.ticket)
+    );
 }

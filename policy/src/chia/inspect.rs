@@ -195,6 +195,8 @@ pub struct Inspector {
     unknown: u32,
     unknown_since: Instant,
     unsolicited: u32,
+    /// What the peer was useful for since the host was told.
+    credit: u32,
     /// Until when the peer's messages wait because of a limit; zero if they do not.
     postponed: Instant,
     noted: Noted,
@@ -203,6 +205,16 @@ pub struct Inspector {
     finding: Option<Box<Finding>>,
     /// How long the peer's address is to be refused for what a message of it was refused for.
     penalty: Option<Duration>,
+}
+
+/// Points for what a node asked a peer for and got. A node asks the one who announced a thing first, so whoever answers most was
+/// most often the first.
+fn worth(kind: u8) -> u32 {
+    match kind {
+        number::RESPOND_BLOCK | number::RESPOND_BLOCKS | number::RESPOND_UNFINISHED_BLOCK => 4,
+        number::RESPOND_TRANSACTION | number::RESPOND_SIGNAGE_POINT | number::RESPOND_END_OF_SUB_SLOT => 1,
+        _ => 0,
+    }
 }
 
 impl Inspector {
@@ -232,6 +244,7 @@ impl Inspector {
             unknown: 0,
             unknown_since: now,
             unsolicited: 0,
+            credit: 0,
             postponed: Instant::ZERO,
             noted: Noted::default(),
             alarms: VecDeque::new(),
@@ -364,11 +377,19 @@ impl Inspector {
         }
         let empty = envelope.body == 0;
         let answer = self.conversation.answer(&schema, envelope.kind, envelope.id, empty, self.peer.version);
+        if answer == Answer::Solicited {
+            self.credit += worth(envelope.kind);
+        }
         match schema.message(envelope.kind) {
             Some(facts) if !facts.senders.is_empty() => self.known(envelope, facts, answer),
             _ if answer == Answer::Solicited => self.size(envelope, false),
             _ => self.unknown(now, envelope),
         }
+    }
+
+    /// Points for what the peer has brought since this was asked last.
+    pub fn take_credit(&mut self) -> Option<u32> {
+        Some(std::mem::take(&mut self.credit)).filter(|points| *points > 0)
     }
 
     fn known(&mut self, envelope: &Envelope, facts: &MessageType, answer: Answer) -> Result<Judged, Reason> {

@@ -25,10 +25,18 @@ numbers! {
     REQUEST_PROOF_OF_WEIGHT = 24 "request_proof_of_weight",
     /// Asks for a block.
     REQUEST_BLOCK = 26 "request_block",
+    /// Brings a block that was asked for.
+    RESPOND_BLOCK = 27 "respond_block",
     /// Asks for a range of blocks.
     REQUEST_BLOCKS = 29 "request_blocks",
     /// Answers [`REQUEST_BLOCKS`]; the largest ordinary message.
     RESPOND_BLOCKS = 30 "respond_blocks",
+    /// Brings a block without its proofs of time, the first sight of it.
+    RESPOND_UNFINISHED_BLOCK = 34 "respond_unfinished_block",
+    /// Brings a signage point.
+    RESPOND_SIGNAGE_POINT = 37 "respond_signage_point",
+    /// Brings the end of a sub-slot.
+    RESPOND_END_OF_SUB_SLOT = 38 "respond_end_of_sub_slot",
     /// Asks for all transactions that pass a filter.
     REQUEST_MEMPOOL_TRANSACTIONS = 39 "request_mempool_transactions",
     /// Asks for a smaller proof of time.

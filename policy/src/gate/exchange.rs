@@ -283,7 +283,11 @@ impl Exchange {
             self.spoke = now;
         }
         match self.inward() {
-            Some((inbound, mut through)) => inbound.data(now, bytes, end, &mut through),
+            Some((inbound, mut through)) => {
+                let taken = inbound.data(now, bytes, end, &mut through);
+                self.tell_credit();
+                taken
+            }
             None => self.peer_handshake(now, bytes, end),
         }
     }
@@ -439,6 +443,13 @@ impl Exchange {
         }
         while let Some(alarm) = self.inspector.as_deref_mut().and_then(Inspector::alarm) {
             self.requests.push_back(Request::Alarm(alarm));
+        }
+    }
+
+    /// Tells the host what the peer was useful for.
+    fn tell_credit(&mut self) {
+        if let Some(points) = self.inspector.as_deref_mut().and_then(Inspector::take_credit) {
+            self.requests.push_back(Request::Credit(points));
         }
     }
 

@@ -25,6 +25,7 @@ pub(super) fn to_peer(reason: Reason) -> CloseFrame {
         R::WsTooLarge | R::MessageTooLarge => (close_code::TOO_BIG, ""),
         R::RateLimited | R::Unsolicited | R::TooSlow | R::Stalled => (close_code::POLICY_VIOLATION, ""),
         R::SlotsTaken
+        | R::Displaced
         | R::NoNode
         | R::DialBusy
         | R::DialFailed

@@ -86,7 +86,7 @@ impl Play {
             Step::Dialled { works } => self.dialled(works)?,
             Step::Leaves(place) if place < self.sessions.len() => {
                 let (caller, stage, _) = self.sessions.remove(place);
-                self.pool.leave(&caller, stage);
+                self.pool.leave(START, &caller, stage);
             }
             Step::Leaves(_) => {}
             Step::Ready(node) => self.pool.saw(now, node, Sighting::Ready),
@@ -202,7 +202,7 @@ proptest! {
             }
         }
         for (caller, stage, _) in std::mem::take(&mut play.sessions) {
-            play.pool.leave(&caller, stage);
+            play.pool.leave(START, &caller, stage);
         }
         prop_assert!(play.pool.is_empty() && play.pool.taken() == 0);
     }

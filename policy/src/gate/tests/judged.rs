@@ -319,4 +319,6 @@ fn requests_without_an_id_are_answered_by_type() {
     says(&mut world, &[transaction.clone(), transaction.clone()]);
     assert_eq!(world.node_messages()[1..], encoded(&[ask, transaction]));
     assert_eq!(world.gate.tally().noted.dropped, 1);
+    // What the node wanted counts for the peer, once.
+    assert_eq!(world.credit, 1);
 }

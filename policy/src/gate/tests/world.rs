@@ -327,6 +327,7 @@ pub(super) struct World {
     pub(super) node_ids: Vec<PeerId>,
     /// What the host was told although nothing was refused.
     pub(super) alarms: Vec<Alarm>,
+    pub(super) credit: u32,
     /// Largest piece in which bytes move between host and session.
     pub(super) chunk: usize,
     /// A byte of what the peer sends below TLS, counted from now, and what is added to it.
@@ -371,6 +372,7 @@ impl World {
             standings: Vec::new(),
             node_ids: Vec::new(),
             alarms: Vec::new(),
+            credit: 0,
             chunk: usize::MAX,
             corrupts: None,
             to_gate: [Vec::new(), Vec::new()],
@@ -516,6 +518,7 @@ impl World {
                 Request::Node(id) => self.node_ids.push(id),
                 Request::Sighting(_) => {}
                 Request::Alarm(alarm) => self.alarms.push(alarm),
+                Request::Credit(points) => self.credit += points,
                 Request::Dial { peer, .. } => {
                     self.dialled.push(peer);
                     match self.dials {
