@@ -71,7 +71,7 @@ fn the_example_with_several_nodes_is_valid() {
     assert_eq!(report.diagnostics, []);
     let roles: Vec<(Role, u32)> = config.pools[0].nodes.iter().map(|node| (node.role, node.weight)).collect();
     assert_eq!(roles, [(Role::Public, 1), (Role::Public, 1), (Role::Public, 2), (Role::Protected, 1)]);
-    assert_eq!(config.pools[0].node_slots, [(PeerType::FullNode, 32), (PeerType::Wallet, 40)]);
+    assert_eq!(config.pools[0].node_slots, [(PeerType::FullNode, 60), (PeerType::Wallet, 60)]);
     let back: Vec<(bool, Option<u16>)> = config.listeners.iter().map(|l| (l.backend, l.node_port)).collect();
     assert_eq!(back, [(false, None), (true, None), (true, Some(8555))]);
 }
