@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::Port;
+use hedgerow_dataplane::link::Link;
 use hedgerow_dataplane::shard::{FlowId, Source, Target};
 use hedgerow_policy::chia::NodeType;
 use hedgerow_policy::{DialFailure, Done, Leg, PeerId, Standing, verdict};
@@ -194,8 +195,12 @@ impl<P: Port> Core<P> {
         });
         let target = target.ok_or(())?;
         let target = Target { port: self.errand(seat).node_port.unwrap_or(target.port), ..target };
-        let source = match self.pools[seat.pool].transparent {
-            true => Source::Transparent(seat.peer.ip().into(), 0),
+        let peer = seat.peer.ip().into();
+        // A node answers a host of its own network past us: the application, or whoever shows such an address outside.
+        let beside = |link: &Link| link.config().addresses.iter().any(|own| own.covers(peer));
+        let beside = self.shard.link(target.link).is_some_and(beside);
+        let source = match self.pools[seat.pool].transparent && !beside {
+            true => Source::Transparent(peer, 0),
             false => Source::Own,
         };
         let until = now + timeout;

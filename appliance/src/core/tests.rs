@@ -9,7 +9,7 @@ use hedgerow_dataplane::Reason as FlowReason;
 use hedgerow_policy::Reason;
 
 use super::Happened;
-use rig::{OTHER_PEER, PEER, Plan, World};
+use rig::{BESIDE, INSIDE, OTHER_PEER, PEER, Plan, World};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -97,6 +97,16 @@ fn nodes_see_the_peers_address_where_the_pool_is_transparent() {
     world.say(peer, b"hello");
     let node = world.node_flow();
     assert_eq!(world.node.remote(node).ip(), PEER);
+    assert_eq!(world.node.heard(node), b"hello");
+}
+
+#[test]
+fn no_node_sees_an_address_of_its_own_network() {
+    let mut world = World::relays(Plan { transparent: true, ..Plan::default() });
+    let peer = world.connect(BESIDE);
+    world.say(peer, b"hello");
+    let node = world.node_flow();
+    assert_eq!(world.node.remote(node).ip(), INSIDE, "the node would answer past us");
     assert_eq!(world.node.heard(node), b"hello");
 }
 

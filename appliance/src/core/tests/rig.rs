@@ -28,8 +28,10 @@ use crate::workers::Workers;
 
 pub(super) const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 2));
 pub(super) const OTHER_PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 3));
+/// A peer's address that lies in the node's network.
+pub(super) const BESIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7));
 const SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
-const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+pub(super) const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 const ABSENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
 const PORT: u16 = 8444;
@@ -91,7 +93,7 @@ impl World {
         // The node's default route leads through the core, as a transparent source needs it.
         World {
             core: Core::new(&config, Commons::alone(&config, now), vec![public, private], sessions, now),
-            peer: Host::new(outer, &[PEER, OTHER_PEER], None, now),
+            peer: Host::new(outer, &[PEER, OTHER_PEER, BESIDE], None, now),
             node: Host::new(inner, &[NODE], Some(INSIDE), now),
             now,
         }
