@@ -36,7 +36,7 @@ const NODES: [(&str, u8); 4] = [("a", 11), ("b", 12), ("c", 13), ("p", 14)];
 
 /// Runs its cases.
 pub fn run(report: &mut Report) {
-    const CASES: [&str; 4] = ["serves", "drain", "kill", "fails-over"];
+    const CASES: [&str; 5] = ["serves", "drain", "kill", "fails-over", "silent"];
     if !CASES.iter().any(|case| report.wants(&format!("load-balanced-{case}"))) {
         return;
     }
@@ -47,8 +47,8 @@ pub fn run(report: &mut Report) {
     });
     let Some(mut scene) = scene else { return };
     // Each begins where the one before ended.
-    let steps: [fn(&mut Scene) -> Outcome; 4] =
-        [Scene::serves, Scene::drains, Scene::loses_a_node, Scene::fails_over];
+    let steps: [fn(&mut Scene) -> Outcome; 5] =
+        [Scene::serves, Scene::drains, Scene::loses_a_node, Scene::fails_over, Scene::goes_silent];
     for (case, step) in CASES.iter().zip(steps) {
         if !report.step(&format!("load-balanced-{case}"), || scene.tell(step)) {
             return;
@@ -65,7 +65,8 @@ struct Scene {
     nodes: BTreeMap<&'static str, Node>,
     appliance: Appliance,
     example: Example,
-    _places: Vec<Namespace>,
+    homes: BTreeMap<&'static str, Namespace>,
+    _office: Namespace,
     _stage: Stage,
 }
 
@@ -99,9 +100,19 @@ impl Scene {
         let identity = rpc_identity(nodes["p"].root())?;
         let caller = |keeps| Caller::start(&office, &identity, APPLICATION, back_end(RPC_PORT), keeps);
         let callers = [caller(true)?, caller(false)?];
-        let mut places: Vec<Namespace> = homes.into_iter().map(|(_, _, home)| home).collect();
-        places.push(office);
-        Ok(Scene { peers, wallet, callers, outer, nodes, appliance, example, _places: places, _stage: stage })
+        let homes = homes.into_iter().map(|(name, _, home)| (name, home)).collect();
+        Ok(Scene {
+            peers,
+            wallet,
+            callers,
+            outer,
+            nodes,
+            appliance,
+            example,
+            homes,
+            _office: office,
+            _stage: stage,
+        })
     }
 
     /// Runs a step; where it fails, with what the appliance says.
@@ -275,6 +286,17 @@ impl Scene {
         self.wallet.all_served("after p was killed", SOON)?;
         self.peers.all_served("at last", SOON)?;
         self.block_goes_round()
+    }
+
+    /// The machine of one of the last two is cut off. Nothing refuses there any more, and new calls find the other one.
+    fn goes_silent(&mut self) -> Outcome {
+        let cut = Instant::now();
+        self.homes["a"].shell("ip link set eth0 down")?;
+        let [_, fresh] = &self.callers;
+        let calls = || fresh.calls().into_iter().filter(|call| call.begin >= cut).collect::<Vec<Call>>();
+        wait_for("the application goes on", SOON, || Ok((calls().len() >= 20).then_some(())))?;
+        let failed = calls().into_iter().find(|call| call.answer.is_err());
+        ensure(failed.is_none(), || format!("a call of the application failed: {failed:?}"))
     }
 }
 
