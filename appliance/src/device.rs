@@ -72,9 +72,11 @@ fn af_packet(
     }
 }
 
+/// Conversations that are passed on have a place beside our own flows, so that the ones cannot displace the others.
 fn limits(config: &Config, index: usize) -> LaneLimits {
+    let passing = config.egress.as_ref().filter(|_| transit(config, index).transit);
     LaneLimits {
-        flows: u32::try_from(config.limits.flows).unwrap_or(u32::MAX),
+        flows: u32::try_from(config.limits.flows + passing.map_or(0, |way| way.sessions)).unwrap_or(u32::MAX),
         strangers_per_second: config.ports[index].strangers_per_second,
         ..LaneLimits::default()
     }
@@ -128,7 +130,8 @@ fn transit(config: &Config, index: usize) -> Ours {
         let more = plan.nodes.get(&node.name).map(|own| own.addresses.clone()).unwrap_or_default();
         [node.address.ip()].into_iter().chain(more)
     };
-    let nodes = || config.pools.iter().flat_map(|pool| &pool.nodes);
+    // A node on the world's own side of us has no way out by us.
+    let nodes = || config.pools.iter().flat_map(|pool| &pool.nodes).filter(|node| node.port != plan.port);
     let untranslated = nodes().flat_map(addresses).filter(|ip| index == plan.port && ip.is_ipv6());
     let behind: Vec<Address> =
         nodes().filter(|node| node.port == index).flat_map(addresses).map(Address::from).collect();

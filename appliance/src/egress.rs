@@ -104,6 +104,7 @@ struct Exit {
     name: String,
     pool: String,
     ip: IpAddr,
+    role: Role,
     access: Access,
     /// It is still one of ours.
     there: bool,
@@ -116,12 +117,30 @@ struct Exit {
     rules: EgressNode,
 }
 
+impl Exit {
+    fn is(&self, found: &Found) -> bool {
+        let Found { name, pool, role, link, .. } = found;
+        (&self.name, &self.pool, self.role, self.rules.link) == (name, pool, *role, *link)
+    }
+}
+
+/// A node as its pool has it.
+struct Found {
+    name: String,
+    pool: String,
+    ip: IpAddr,
+    role: Role,
+    link: LinkId,
+}
+
 struct State {
     /// A node keeps its place for ever, since its ports and its counters go by that.
     exits: Vec<Exit>,
     emergency: Emergency,
     /// Nodes that found no block of ports.
     left_out: BTreeSet<IpAddr>,
+    /// A node has come back as something else.
+    renewed: bool,
 }
 
 /// What becomes of a change.
@@ -156,7 +175,7 @@ impl Egress {
         let plan = config.egress.as_ref()?;
         let emergency = Emergency::new(plan.emergency);
         let refused = refused(&config);
-        let state = State { exits: Vec::new(), emergency, left_out: BTreeSet::new() };
+        let state = State { exits: Vec::new(), emergency, left_out: BTreeSet::new(), renewed: false };
         let swap = Swap::new(shards, Arc::default());
         let egress = Egress { config, commons, clock, tell, swap, refused, state: Mutex::new(state) };
         egress.step();
@@ -181,64 +200,90 @@ impl Egress {
         self.settle(&mut state, now, &turn.map_or_else(String::new, said));
     }
 
-    /// Takes up which nodes there are; says whether a public one is healthy, or nobody could tell.
+    /// Takes up which nodes there are; says whether a public one is healthy, or nobody could tell. Those of pools that nobody
+    /// watches say nothing about it, and a node on the world's own side of us has no way out by us.
     fn look(&self, state: &mut State) -> bool {
-        let mut public = 0;
+        let outer = self.config.egress.as_ref().map(|plan| LinkId(plan.port as u8));
+        let mut watched = 0;
         let mut healthy = false;
-        let mut there = Vec::new();
+        let mut there: Vec<Found> = Vec::new();
         self.commons.with(|books| {
             let now = (self.clock)();
             for pool in &books.pools {
                 for (node, figures) in pool.nodes(now).filter(|(_, figures)| figures.duty != Duty::Removed) {
-                    if node.role == Role::Public {
-                        public += 1;
-                        let well = [Condition::Up, Condition::Degraded, Condition::Unwatched];
-                        healthy |= well.contains(&figures.condition);
+                    if node.role == Role::Public && figures.condition != Condition::Unwatched {
+                        watched += 1;
+                        healthy |= [Condition::Up, Condition::Degraded].contains(&figures.condition);
                     }
                     let ip = IpAddr::from(node.target.address);
-                    there.push((node.name.to_string(), pool.config().name.clone(), ip, node.role));
+                    // The first pool that has a machine says what it is.
+                    if Some(node.target.link) != outer && there.iter().all(|found| found.ip != ip) {
+                        let (name, pool) = (node.name.to_string(), pool.config().name.clone());
+                        there.push(Found { name, pool, ip, role: node.role, link: node.target.link });
+                    }
                 }
             }
         });
         state.exits.iter_mut().for_each(|exit| exit.there = false);
-        for (name, pool, ip, role) in there {
-            match state.exits.iter_mut().find(|exit| exit.ip == ip) {
-                Some(exit) => exit.there = true,
-                None => self.add(state, name, pool, ip, role),
+        for found in there {
+            match state.exits.iter().position(|exit| exit.ip == found.ip) {
+                // It may have come back as something else; what was said by hand about a name stays.
+                Some(place) if !state.exits[place].is(&found) => {
+                    let now = self.exit(found, place);
+                    let old = std::mem::replace(&mut state.exits[place], now);
+                    let new = &mut state.exits[place];
+                    new.open = old.open;
+                    if new.name == old.name {
+                        (new.until, new.shut) = (old.until, old.shut);
+                    }
+                    state.renewed = true;
+                }
+                Some(place) => state.exits[place].there = true,
+                None => self.add(state, found),
             }
         }
-        healthy || public == 0
+        healthy || watched == 0
     }
 
-    fn add(&self, state: &mut State, name: String, pool: String, ip: IpAddr, role: Role) {
+    fn add(&self, state: &mut State, found: Found) {
         let Some(plan) = &self.config.egress else { return };
         let block = state.exits.len();
         let ports = usize::from(*plan.ports.end()) - usize::from(*plan.ports.start()) + 1;
         if block >= ports / usize::from(plan.ports_per_node) {
-            if state.left_out.insert(ip) {
+            if state.left_out.insert(found.ip) {
                 tracing::warn!(
-                    node = name,
+                    node = found.name,
                     "no ports are left for the way out of this node: widen `egress.ports` and restart"
                 );
             }
             return;
         }
-        let own = plan.nodes.get(&name).cloned().unwrap_or_default();
+        state.exits.push(self.exit(found, block));
+    }
+
+    /// The way out of a node at a place, closed.
+    fn exit(&self, found: Found, place: usize) -> Exit {
+        let Found { name, pool, ip, role, link } = found;
+        let plan = self.config.egress.as_ref();
+        let own = plan.and_then(|plan| plan.nodes.get(&name)).cloned().unwrap_or_default();
+        let purposes = own.allow.as_deref().or(plan.map(|plan| plan.allow.as_slice())).unwrap_or_default();
         let rules = EgressNode {
             addresses: [ip].into_iter().chain(own.addresses).map(Address::from).collect(),
+            link,
             open: false,
-            block: block as u16,
-            allow: own.allow.as_ref().unwrap_or(&plan.allow).iter().flat_map(allow).collect(),
+            block: place as u16,
+            allow: purposes.iter().flat_map(allow).collect(),
         };
-        let access = own.access.unwrap_or(plan.of_role(role));
+        let access = own.access.or(plan.map(|plan| plan.of_role(role))).unwrap_or_default();
         let (until, shut, open) = (None, false, false);
-        state.exits.push(Exit { name, pool, ip, access, there: true, until, shut, open, rules });
+        Exit { name, pool, ip, role, access, there: true, until, shut, open, rules }
     }
 
     /// Opens and closes what must be, says so, and hands it to the shards.
     fn settle(&self, state: &mut State, now: Instant, why: &str) {
         let emergency = state.emergency.is_on();
-        let mut changed = state.exits.len() != self.swap.current().nodes().len();
+        let grown = state.exits.len() != self.swap.current().nodes().len();
+        let mut changed = std::mem::take(&mut state.renewed) || grown;
         for exit in &mut state.exits {
             if exit.until.is_some_and(|until| until <= now) {
                 exit.until = None;
@@ -392,7 +437,11 @@ fn inner(config: &Config) -> BTreeSet<usize> {
 pub fn layout(config: &Config, shard: u16) -> Option<EgressConfig> {
     let plan = config.egress.as_ref()?;
     Some(EgressConfig {
-        inner: inner(config).into_iter().map(|port| LinkId(port as u8)).collect(),
+        inner: inner(config)
+            .into_iter()
+            .filter(|&port| port != plan.port)
+            .map(|port| LinkId(port as u8))
+            .collect(),
         outer: LinkId(plan.port as u8),
         address: plan.address.map(Address::from),
         first_port: *plan.ports.start(),

@@ -256,6 +256,8 @@ struct Attached {
     build: BuildRules,
     frame_bytes: usize,
     segmentation: usize,
+    /// What is passed on goes before what flows have to say; they take turns.
+    passing_first: bool,
 }
 
 /// Frames that are parsed before the first of them is judged: enough to hide a cache miss, and few enough that their
@@ -444,18 +446,17 @@ impl Shard {
         let segmentation = attached.segmentation;
         let mut output = Output { pool, tx, build: &attached.build, frame_bytes, segmentation, reasons };
         attached.link.transmit(now, |bytes| output.raw(bytes));
-        if let Some(outbox) = self.egress.as_mut().and_then(|egress| egress.outbox(link)) {
-            let Attached { link, .. } = attached;
-            let lost = outbox.drain(now, |queued, packet| output.datagram(now, link, queued, packet));
-            output.reasons[Reason::NoNeighbour] += lost;
+        attached.passing_first = !attached.passing_first;
+        let Attached { link: way, passing_first, .. } = attached;
+        for passing in [*passing_first, !*passing_first] {
+            let left = budget.saturating_sub(output.tx.len() - before);
+            if !passing {
+                self.engine.transmit(now, link, &mut |segment| output.segment(now, way, segment), left);
+            } else if let Some(outbox) = self.egress.as_mut().and_then(|egress| egress.outbox(link)) {
+                let lost = outbox.drain(now, |queued, packet| output.datagram(now, way, queued, packet));
+                output.reasons[Reason::NoNeighbour] += lost;
+            }
         }
-        let left = budget.saturating_sub(output.tx.len() - before);
-        self.engine.transmit(
-            now,
-            link,
-            &mut |segment| output.segment(now, &mut attached.link, segment),
-            left,
-        );
         let written = tx.len() - before;
         self.statistics.frames_out += written as u64;
         written
@@ -849,6 +850,7 @@ impl Attached {
             },
             frame_bytes: link.frame_bytes,
             segmentation: link.segmentation,
+            passing_first: false,
             link: claimed,
         }
     }

@@ -158,7 +158,7 @@ fn nodes_come_and_go_and_keep_their_places() {
     let world = start("ports = \"20000-20063\"\nports_per_node = 16\n");
     let node = |name: &str, last| {
         let target = hedgerow_dataplane::shard::Target {
-            link: hedgerow_dataplane::wire::LinkId(1),
+            link: hedgerow_dataplane::wire::LinkId(0),
             address: std::net::IpAddr::from([10, 0, 1, last]).into(),
             port: 8_444,
         };
@@ -187,4 +187,57 @@ fn the_dataplane_is_told_where_nodes_and_the_world_are() {
     let plan = config.egress.as_ref().unwrap();
     assert_eq!(plan.access, [Access::Open, Access::Emergency, Access::Open]);
     assert_eq!(plan.allow.iter().map(ToString::to_string).collect::<Vec<_>>(), ["chia", "dns", "ntp"]);
+}
+
+/// Nobody looks at the nodes of a pool that does not speak Chia: that they are there says nothing about their health.
+#[test]
+fn a_pool_that_nobody_watches_holds_up_no_emergency() {
+    let world = start(
+        "[egress.emergency]\nafter = \"30s\"\n\
+         [[listener]]\nname = \"rpc\"\nport = \"private\"\nlocal_port = 8555\nprotocol = \"tcp\"\npool = \"rpc\"\nbackend = true\n\
+         [pool.rpc]\nnodes = [\"a=10.0.1.11:8555\"]\n",
+    );
+    world.healthy(true);
+    world.wait(5);
+    world.healthy(false);
+    world.wait(45);
+    assert_eq!((world.egress.status(&[]).emergency.as_str(), world.open().as_str()), ("on", "abc"));
+}
+
+/// A machine that comes back for another purpose has the way out of that purpose.
+#[test]
+fn a_node_that_comes_back_is_what_it_comes_back_as() {
+    let world = start("");
+    assert_eq!(world.open(), "ac");
+    let target = hedgerow_dataplane::shard::Target {
+        link: hedgerow_dataplane::wire::LinkId(0),
+        address: std::net::IpAddr::from([10, 0, 1, 13]).into(),
+        port: 8_444,
+    };
+    let node = crate::pool::NodeConfig {
+        role: crate::pool::Role::Protected,
+        ..crate::pool::NodeConfig::new("d", target)
+    };
+    world.commons.with(|books| {
+        books.pools[0].remove("c", true).unwrap();
+        books.pools[0].add(world.now(), node).unwrap();
+    });
+    world.said();
+    world.healthy(true);
+    world.wait(1);
+    assert_eq!((world.open().as_str(), world.egress.status(&[]).nodes[2].node.as_str()), ("a", "d"));
+    assert!(world.said().iter().any(|said| said.starts_with("d closed")), "it is told");
+    world.egress.ask(&Ask::Open { node: "d".into(), seconds: None }).unwrap();
+    assert_eq!(world.open(), "ac", "in the place of the third");
+}
+
+/// A node beside us towards the world needs us for no way out, and whoever writes its address there has none.
+#[test]
+fn nodes_on_the_worlds_side_have_no_way_out() {
+    let world = start(
+        "[pool.beside]\nnodes = [\"e=203.0.113.20:8444\"]\n[[listener]]\nname = \"more\"\nport = \"private\"\nlocal_port = 8446\nprotocol = \"tcp\"\npool = \"beside\"\n",
+    );
+    assert!(world.egress.status(&[]).nodes.iter().all(|exit| exit.node != "e"));
+    let told = layout(&world.egress.config, 0).unwrap();
+    assert!(!told.inner.contains(&told.outer));
 }

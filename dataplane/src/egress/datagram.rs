@@ -130,6 +130,10 @@ impl Datagram {
             other => ports(other, message),
         }?;
         let (source, destination) = (v6(header, 8), v6(header, 24));
+        // An address of IPv4 in an IPv6 packet would be taken for that host's.
+        if source.is_v4() || destination.is_v4() {
+            return Err(Reason::Martian);
+        }
         Datagram::new(transport, source, destination, header[7], end)
     }
 

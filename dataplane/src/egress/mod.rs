@@ -41,10 +41,12 @@ pub(crate) use outbox::{Outbox, Queued, Taken};
 pub use rules::{Allow, EgressNode, Rules};
 use sessions::{Place, Session, Sessions, State};
 
-/// Errors and resets told each second.
+/// Errors and resets told each second about one node's packets.
 const NOTICES_PER_SECOND: u32 = 100;
 /// Changes that wait to be taken by the shard: it takes them after every batch, and each packet causes one at most.
 const NEWS: usize = 1_024;
+/// Sessions that end in one turn: their news must find room at the ports, too.
+const ENDS: usize = 256;
 
 /// How the way out is laid.
 #[derive(Clone, Debug)]
@@ -153,7 +155,8 @@ pub(crate) struct Egress {
     rules: Arc<Rules>,
     sessions: Sessions,
     outboxes: Vec<Outbox>,
-    notices: Bucket,
+    /// By node.
+    notices: Vec<Bucket>,
     traffic: Vec<NodeTraffic>,
     news: VecDeque<News>,
     /// The rules are new: sessions that they no longer allow end at the next turn.
@@ -172,7 +175,7 @@ impl Egress {
         Egress {
             sessions: Sessions::new(room, seed, now),
             outboxes: (0..links.len()).map(|link| Outbox::new(used(link))).collect(),
-            notices: Bucket::new(NOTICES_PER_SECOND, NOTICES_PER_SECOND / 4, now),
+            notices: Vec::new(),
             traffic: Vec::new(),
             news: VecDeque::with_capacity(NEWS),
             rules: Arc::default(),
@@ -185,7 +188,11 @@ impl Egress {
     /// Judges by these rules from now on. Sessions that they do not allow end. Nodes keep their places: one that was removed
     /// is still there, closed.
     pub(crate) fn set_rules(&mut self, rules: Arc<Rules>) {
-        self.traffic.resize(rules.nodes().len().max(self.traffic.len()), NodeTraffic::default());
+        let nodes = rules.nodes().len().max(self.traffic.len());
+        let notices = Bucket::new(NOTICES_PER_SECOND, NOTICES_PER_SECOND / 4, Instant::ZERO);
+        self.traffic.resize(nodes, NodeTraffic::default());
+        self.notices.resize(nodes, notices);
+        self.outboxes.iter_mut().for_each(|outbox| outbox.serve(nodes));
         self.rules = rules;
         self.review = self.config.home;
     }
@@ -209,7 +216,7 @@ impl Egress {
             return Some(Ok(Way::Here));
         }
         Some(Datagram::parse(bytes).and_then(|datagram| {
-            let outward = inner && self.rules.node(datagram.key.remote).is_some();
+            let outward = inner && self.rules.node(link, datagram.key.remote).is_some();
             match (outward, outer) {
                 (true, _) => Ok(Way::Home),
                 (_, true) => Ok(Way::Listed(listed(datagram.protocol, &datagram.concerns()))),
@@ -247,7 +254,11 @@ impl Egress {
         let datagram = Datagram::parse(passing.bytes)?;
         let packet = passing.bytes.get(datagram.network..datagram.end).ok_or(Reason::Truncated)?;
         let inner = self.config.inner.contains(&passing.link);
-        let node = if inner { self.rules.node(datagram.key.remote) } else { None };
+        let node = if inner { self.rules.node(passing.link, datagram.key.remote) } else { None };
+        // Only TCP can be cut where it goes on.
+        if passing.meta.segment > 0 && !matches!(datagram.kind, Kind::Tcp(_)) {
+            return Err(Reason::TooBig);
+        }
         let read = Read { passing, datagram, packet };
         match node {
             Some(node) => self.outward(node, &read),
@@ -269,12 +280,12 @@ impl Egress {
         let begun = found.map_or_else(|| self.begin(node, read, &inner), Ok);
         let slot = begun.inspect_err(|&reason| self.refuse(node, read, reason))?;
         if let Some(mtu) = datagram.exceeds(packet, meta.segment, self.mtu(self.config.outer)) {
-            self.complain(read, Complaint::TooBig(mtu));
+            self.complain(node, read, Complaint::TooBig(mtu));
             return Err(Reason::TooBig);
         }
         let session = self.sessions.touch(*now, slot, datagram.kind, false).ok_or(Reason::EgressNoSession)?;
         let (outer, out) = (session.outer, self.config.outer);
-        self.queue(out, read, &Rewrite::Source(outer.local, outer.local_port), outer.remote)?;
+        self.queue(node, out, read, &Rewrite::Source(outer.local, outer.local_port), outer.remote)?;
         if let Some(traffic) = self.traffic.get_mut(node) {
             traffic.packets_out += 1;
             traffic.bytes_out += packet.len() as u64;
@@ -297,12 +308,13 @@ impl Egress {
         }
         let touched = self.sessions.touch(*now, slot, datagram.kind, true);
         let Session { inner, node, link, .. } = touched.ok_or(Reason::EgressUnsolicited)?;
+        let node = usize::from(node);
         if let Some(mtu) = datagram.exceeds(packet, meta.segment, self.mtu(link)) {
-            self.complain(read, Complaint::TooBig(mtu));
+            self.complain(node, read, Complaint::TooBig(mtu));
             return Err(Reason::TooBig);
         }
-        self.queue(link, read, &Rewrite::Destination(inner.local, inner.local_port), inner.local)?;
-        if let Some(traffic) = self.traffic.get_mut(usize::from(node)) {
+        self.queue(node, link, read, &Rewrite::Destination(inner.local, inner.local_port), inner.local)?;
+        if let Some(traffic) = self.traffic.get_mut(node) {
             traffic.packets_in += 1;
             traffic.bytes_in += packet.len() as u64;
         }
@@ -320,8 +332,7 @@ impl Egress {
             Kind::Tcp(_) | Kind::Udp | Kind::EchoRequest => {}
         }
         self.rules.permits(node, protocol, inner)?;
-        let each = self.config.sessions.div_ceil(self.rules.open().max(1));
-        if self.traffic.get(node).is_some_and(|traffic| traffic.sessions >= each) {
+        if self.traffic.get(node).is_some_and(|traffic| traffic.sessions >= self.share()) {
             return Err(Reason::EgressFull);
         }
         let (local, local_port) = match inner.local.is_v4() {
@@ -343,6 +354,11 @@ impl Egress {
         Ok(slot)
     }
 
+    /// Sessions that a node may have.
+    fn share(&self) -> usize {
+        self.config.sessions.div_ceil(self.rules.open().max(1))
+    }
+
     /// What an end of a node's shows outside.
     fn shown(&self, node: usize, protocol: Protocol, inner: &FlowKey) -> Result<(Address, u16), Reason> {
         let address = self.config.address.ok_or(Reason::EgressClosed)?;
@@ -361,42 +377,51 @@ impl Egress {
                 if let Some(traffic) = self.traffic.get_mut(node) {
                     traffic.refused += 1;
                 }
-                self.complain(read, Complaint::Prohibited);
+                self.complain(node, read, Complaint::Prohibited);
             }
             Reason::EgressNoSession => {
                 let (key, packet) = (&read.datagram.key, read.packet);
-                self.tell(read, |room| notice::reset(room, key, packet));
+                self.tell(node, read, |room| notice::reset(room, key, packet));
             }
             _ => {}
         }
     }
 
     /// Sends an error about a packet: from our own address where it came in, and where there is none of the family, from that
-    /// which it was for.
-    fn complain(&mut self, read: &Read<'_>, complaint: Complaint) {
+    /// which it was for. About an error nothing is said (RFC 1122, section 3.2.2).
+    fn complain(&mut self, node: usize, read: &Read<'_>, complaint: Complaint) {
+        if read.datagram.kind == Kind::Error {
+            return;
+        }
         let (to, asked) = (read.datagram.key.remote, read.datagram.key.local);
         let own = self.links.get(usize::from(read.passing.link.0)).map_or(&[][..], |link| &link.own);
         let from = own.iter().copied().find(|own| own.same_family(to)).unwrap_or(asked);
         let packet = read.packet;
-        self.tell(read, |room| notice::error(room, from, to, packet, complaint));
+        self.tell(node, read, |room| notice::error(room, from, to, packet, complaint));
     }
 
-    /// Queues a packet of our own making to who sent the one at hand.
-    fn tell(&mut self, read: &Read<'_>, write: impl FnOnce(&mut [u8; notice::LONGEST]) -> Option<usize>) {
+    /// Queues a packet of our own making to who sent the one at hand, which is a node's or for it.
+    fn tell(
+        &mut self,
+        node: usize,
+        read: &Read<'_>,
+        write: impl FnOnce(&mut [u8; notice::LONGEST]) -> Option<usize>,
+    ) {
         let Passing { now, link, .. } = read.passing;
-        if !self.notices.take(now) {
+        if !self.notices.get_mut(node).is_some_and(|notices| notices.take(now)) {
             return;
         }
         let mut room = [0; notice::LONGEST];
         if let Some(packet) = write(&mut room).and_then(|length| room.get(..length))
             && let Some(outbox) = self.outboxes.get_mut(usize::from(link.0))
         {
-            outbox.push(Queued::whole(read.datagram.key.remote, now), packet);
+            outbox.push(Queued::whole(node, read.datagram.key.remote, now), packet);
         }
     }
 
     fn queue(
         &mut self,
+        node: usize,
         link: LinkId,
         read: &Read<'_>,
         rewrite: &Rewrite,
@@ -404,7 +429,7 @@ impl Egress {
     ) -> Result<(), Reason> {
         let Passing { now, meta, .. } = read.passing;
         let complete = meta.segment == 0 && !matches!(meta.checksum, Checksum::Partial { .. });
-        let queued = Queued::whole(hop, now).in_segments(meta.segment, complete);
+        let queued = Queued::whole(node, hop, now).in_segments(meta.segment, complete);
         let outbox = self.outboxes.get_mut(usize::from(link.0)).ok_or(Reason::NoRoute)?;
         let room = outbox.push(queued, read.packet).ok_or(Reason::EgressQueue)?;
         read.datagram.rewrite(room, rewrite, complete);
@@ -415,19 +440,27 @@ impl Egress {
         self.links.get(usize::from(link.0)).map_or(1_280, |link| link.mtu)
     }
 
-    /// Ends sessions whose time is over, and those that new rules do not allow.
+    /// Ends sessions whose time is over, and those that new rules do not allow or that are beyond a node's new share.
     pub(crate) fn advance(&mut self, now: Instant) {
+        let share = self.share();
         let review = std::mem::take(&mut self.review).then(|| self.rules.clone());
+        let mut kept = vec![0; if review.is_some() { self.traffic.len() } else { 0 }];
         let (traffic, news) = (&mut self.traffic, &mut self.news);
         let allowed = |session: &Session| {
             review.as_ref().is_none_or(|rules| {
-                let node = usize::from(session.node);
-                rules.node(session.inner.local) == Some(node)
-                    && rules.permits(node, session.protocol, &session.inner).is_ok()
+                let Session { node, link, protocol, ref inner, .. } = *session;
+                let node = usize::from(node);
+                let kept = kept.get_mut(node).map_or(0, |kept| {
+                    *kept += 1;
+                    *kept
+                });
+                kept <= share
+                    && rules.node(link, inner.local) == Some(node)
+                    && rules.permits(node, protocol, inner).is_ok()
             })
         };
         let done = self.sessions.sweep(now, review.is_some(), allowed, |session| {
-            if news.len() == NEWS {
+            if news.len() >= ENDS {
                 return false;
             }
             if let Some(traffic) = traffic.get_mut(usize::from(session.node)) {

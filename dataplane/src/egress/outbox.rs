@@ -8,9 +8,9 @@ use crate::time::Instant;
 use crate::wire::Address;
 
 /// Bytes that wait for one link.
-const BYTES: usize = 1 << 20;
+const BYTES: usize = 2 << 20;
 /// Packets that wait for one link.
-const PACKETS: usize = 1_024;
+const PACKETS: usize = 2_048;
 /// Packets that wait for a next hop to answer, and how long they are.
 const PATIENT: usize = 16;
 const PATIENT_BYTES: usize = 1_536;
@@ -28,6 +28,8 @@ pub(crate) struct Queued {
     pub(crate) segment: u16,
     /// Whether its transport checksum is complete; otherwise the field means nothing.
     pub(crate) complete: bool,
+    /// Whose it is.
+    node: usize,
     since: Instant,
     start: usize,
     len: usize,
@@ -35,8 +37,8 @@ pub(crate) struct Queued {
 
 impl Queued {
     /// A packet that goes as it is.
-    pub(super) fn whole(to: Address, now: Instant) -> Self {
-        Queued { to, segment: 0, complete: true, since: now, start: 0, len: 0 }
+    pub(super) fn whole(node: usize, to: Address, now: Instant) -> Self {
+        Queued { to, segment: 0, complete: true, node, since: now, start: 0, len: 0 }
     }
 
     /// The same as a super-frame of segments with so much payload (0: none), its checksum complete or not.
@@ -56,10 +58,22 @@ pub(crate) enum Taken {
     Pending,
 }
 
-/// The packets that wait for one link.
+/// What waits, of one node's or in all.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    packets: usize,
+    bytes: usize,
+}
+
+/// The packets that wait for one link. No node holds more than is left free: one that floods has half of it, and others find
+/// room.
 pub(crate) struct Outbox {
+    /// Twice the room, so that what waits is seldom moved.
     bytes: Vec<u8>,
     queue: VecDeque<Queued>,
+    /// By node.
+    loads: Vec<Load>,
+    load: Load,
     patient: Vec<(Queued, [u8; PATIENT_BYTES])>,
     room: usize,
     /// When those who wait for a next hop are offered again.
@@ -71,12 +85,19 @@ impl Outbox {
     pub(super) fn new(used: bool) -> Self {
         let of = |n| if used { n } else { 0 };
         Outbox {
-            bytes: Vec::with_capacity(of(BYTES)),
+            bytes: Vec::with_capacity(of(2 * BYTES)),
             queue: VecDeque::with_capacity(of(PACKETS)),
+            loads: Vec::new(),
+            load: Load::default(),
             patient: Vec::with_capacity(of(PATIENT)),
             room: of(BYTES),
             again: Instant::ZERO,
         }
+    }
+
+    /// Makes place for the packets of so many nodes.
+    pub(super) fn serve(&mut self, nodes: usize) {
+        self.loads.resize(nodes.max(self.loads.len()), Load::default());
     }
 
     /// Whether nothing can be sent; those who wait for a next hop are not asked about.
@@ -94,11 +115,15 @@ impl Outbox {
         if self.queue.is_empty() {
             self.bytes.clear();
         }
-        if self.bytes.len() + packet.len() > self.room {
-            self.compact();
-        }
-        if self.bytes.len() + packet.len() > self.room || self.queue.len() >= PACKETS {
+        let own = self.loads.get_mut(queued.node)?;
+        let free = Load { packets: PACKETS - self.load.packets, bytes: self.room - self.load.bytes };
+        if own.packets >= free.packets || own.bytes + packet.len() > free.bytes {
             return None;
+        }
+        own.add(packet.len());
+        self.load.add(packet.len());
+        if self.bytes.len() + packet.len() > 2 * self.room {
+            self.compact();
         }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(packet);
@@ -133,15 +158,38 @@ impl Outbox {
             match send(queued, packet) {
                 Taken::Full => break,
                 Taken::Yes => {}
-                Taken::Pending if self.patient.len() < PATIENT && packet.len() <= PATIENT_BYTES => {
+                Taken::Pending
+                    if packet.len() <= PATIENT_BYTES && has_patience(&self.patient, queued.node) =>
+                {
                     let mut kept = [0; PATIENT_BYTES];
                     kept[..packet.len()].copy_from_slice(packet);
                     self.patient.push((*queued, kept));
                 }
                 Taken::Pending => dropped += 1,
             }
+            if let Some(own) = self.loads.get_mut(queued.node) {
+                own.remove(queued.len);
+            }
+            self.load.remove(queued.len);
             self.queue.pop_front();
         }
         dropped
     }
+}
+
+impl Load {
+    fn add(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, bytes: usize) {
+        self.packets = self.packets.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+/// Whether a packet of a node's may wait for its next hop.
+fn has_patience(patient: &[(Queued, [u8; PATIENT_BYTES])], node: usize) -> bool {
+    patient.iter().filter(|(queued, _)| queued.node == node).count() < PATIENT - patient.len()
 }

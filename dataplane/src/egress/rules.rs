@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Protocol;
 use crate::Reason;
-use crate::wire::{Address, FlowKey, PrefixSet};
+use crate::wire::{Address, FlowKey, LinkId, PrefixSet};
 
 /// A kind of conversation that a node may begin.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ impl Allow {
 pub struct EgressNode {
     /// The addresses that it may show to us.
     pub addresses: Vec<Address>,
+    /// Where it is: who comes from elsewhere with its address is somebody else.
+    pub link: LinkId,
     /// Whether its way out is open now.
     pub open: bool,
     /// Its block of ports: the first one is 0. No two nodes have the same.
@@ -72,10 +74,11 @@ impl Rules {
         self.open
     }
 
-    /// The node that has an address.
-    pub(super) fn node(&self, address: Address) -> Option<usize> {
+    /// The node that has an address, on its own link.
+    pub(super) fn node(&self, link: LinkId, address: Address) -> Option<usize> {
         let found = self.by_address.binary_search_by_key(&address, |(address, _)| *address).ok()?;
-        self.by_address.get(found).map(|(_, node)| *node)
+        let place = self.by_address.get(found)?.1;
+        self.nodes.get(place).filter(|node| node.link == link).map(|_| place)
     }
 
     /// Whether a node may begin a conversation, with the reason why not. `key` is seen from the node.

@@ -158,16 +158,19 @@ impl Sessions {
     /// A packet of a session: its state and its time go on. `inward` says who sent it.
     pub(super) fn touch(&mut self, now: Instant, slot: u32, kind: Kind, inward: bool) -> Option<Session> {
         let session = self.slots.get_mut(slot as usize)?.as_mut()?;
-        // An error is no sign of life (RFC 5508, REQ-10), and what outsiders send keeps nothing open but an established
-        // connection (RFC 4787, REQ-6; RFC 5382 asks for both directions).
+        let before = session.state;
+        if let Kind::Tcp(flags) = kind {
+            session.state = next(before, flags, inward);
+        }
+        // An error is no sign of life (RFC 5508, REQ-10), and what outsiders send keeps nothing open but a connection that
+        // neither side has ended (RFC 4787, REQ-6; RFC 5382 asks for both directions). Nor does the node's reset, which may
+        // be its answer to them.
         let counts = match kind {
             Kind::Error => false,
+            Kind::Tcp(flags) if before == State::Closing => !inward && !flags.has(Flags::RST),
             Kind::Tcp(_) => true,
             _ => !inward,
         };
-        if let Kind::Tcp(flags) = kind {
-            session.state = next(session.state, flags, inward);
-        }
         if counts {
             session.expires = now + patience(session.protocol, session.state);
         }
@@ -185,7 +188,7 @@ impl Sessions {
         &mut self,
         now: Instant,
         all: bool,
-        allowed: impl Fn(&Session) -> bool,
+        mut allowed: impl FnMut(&Session) -> bool,
         mut end: impl FnMut(&Session) -> bool,
     ) -> bool {
         if !all && now < self.next_sweep {
