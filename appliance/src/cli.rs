@@ -17,6 +17,7 @@ use crate::config::units::NodeId;
 use crate::config::{Config, LoadError};
 use crate::identity::Secret;
 use crate::management::{self, Request, Response};
+use crate::node_config::{self, NodeFile};
 use crate::node_setup::{self, Way};
 use crate::rules::why::WhyArgs;
 use crate::rules::{Policy, PolicyError};
@@ -49,12 +50,15 @@ enum Command {
     Run(RunArgs),
     /// Check configuration files and say what they would do
     #[command(
-        after_help = "Examples:\n  hedgerow check /etc/hedgerow/hedgerow.toml\n  hedgerow check --why full_node request_blocks\n  hedgerow check --why wallet rate_limited --from 192.0.2.7 --version 2.4.0 hedgerow.toml\n\nThe policy that a configuration names is checked with it. Exits with 1 if any file is wrong."
+        after_help = "Examples:\n  hedgerow check /etc/hedgerow/hedgerow.toml\n  hedgerow check --node-config a=/mnt/a/config.yaml\n  hedgerow check --why full_node request_blocks\n  hedgerow check --why wallet rate_limited --from 192.0.2.7 --version 2.4.0 hedgerow.toml\n\nThe policy that a configuration names is checked with it. Exits with 1 if any file is wrong."
     )]
     Check {
         /// The files
         #[arg(default_value = "/etc/hedgerow/hedgerow.toml")]
         files: Vec<PathBuf>,
+        /// A node's own config.yaml, to be held against the configuration; may be given for each node
+        #[arg(long = "node-config", value_name = "NODE=FILE")]
+        nodes: Vec<NodeFile>,
         #[command(flatten)]
         why: WhyArgs,
     },
@@ -232,7 +236,7 @@ enum Identity {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run_appliance(&args),
-        Command::Check { files, why } => check_files(&files, &why),
+        Command::Check { files, nodes, why } => check_files(&files, &nodes, &why),
         Command::Doctor { file } => diagnose(file.as_deref()),
         Command::NodeSetup { node, config, way } => {
             load(&config).and_then(|config| print(&node_setup::lines(&config, &node, way)?))
@@ -326,7 +330,7 @@ fn load_policy(config: &Config) -> Result<Policy, String> {
     }
 }
 
-fn check_files(files: &[PathBuf], why: &WhyArgs) -> Result<(), String> {
+fn check_files(files: &[PathBuf], nodes: &[NodeFile], why: &WhyArgs) -> Result<(), String> {
     let mut wrong = Vec::new();
     for path in files {
         match load(path).and_then(|config| load_policy(&config).map(|policy| (config, policy))) {
@@ -336,7 +340,11 @@ fn check_files(files: &[PathBuf], why: &WhyArgs) -> Result<(), String> {
             Ok((config, policy)) => {
                 print(&format!("{}: valid\n{}", path.display(), indent(&check::summary(&config))))?;
                 print(&indent(&check::policy(&policy)))?;
-                for (fatal, problem) in check::machine(&config) {
+                let mut problems = check::machine(&config);
+                for node in nodes {
+                    problems.extend(node_config::compare(&config, node)?);
+                }
+                for (fatal, problem) in problems {
                     if fatal {
                         wrong.push(problem);
                     } else {

@@ -26,6 +26,7 @@ pub mod identity;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod management;
+pub mod node_config;
 pub mod node_setup;
 pub mod nodes;
 pub mod pool;
