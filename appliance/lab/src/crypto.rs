@@ -32,6 +32,66 @@ pub fn provider(seed: u64) -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider { kx_groups: vec![group], secure_random: source, key_provider: keys, ..base })
 }
 
+/// The same for a client that offers a post-quantum key share as well, as OpenSSL 3.5 and rustls do: its hello needs two segments.
+///
+/// The share is noise of that length, and its exchange fails: only servers that take X25519 can be met. Leaks like [`provider`].
+pub fn quantum(base: &CryptoProvider) -> Arc<CryptoProvider> {
+    let classic = base.kx_groups.first().copied();
+    let shares = classic.map(|classic| Quantum { classic, random: base.secure_random });
+    let shares = shares.map(|shares| &*Box::leak(Box::new(shares)) as &dyn SupportedKxGroup);
+    Arc::new(CryptoProvider { kx_groups: shares.into_iter().chain(classic).collect(), ..base.clone() })
+}
+
+/// Bytes of an ML-KEM-768 encapsulation key (FIPS 203), which X25519's stand behind.
+const ENCAPSULATION_KEY: usize = 1_184;
+
+#[derive(Debug)]
+struct Quantum {
+    classic: &'static dyn SupportedKxGroup,
+    random: &'static dyn SecureRandom,
+}
+
+impl SupportedKxGroup for Quantum {
+    fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {
+        let classic = self.classic.start()?;
+        let mut share = vec![0; ENCAPSULATION_KEY];
+        self.random.fill(&mut share)?;
+        share.extend_from_slice(classic.pub_key());
+        Ok(Box::new(Hybrid { classic, share }))
+    }
+
+    fn name(&self) -> NamedGroup {
+        NamedGroup::X25519MLKEM768
+    }
+}
+
+struct Hybrid {
+    classic: Box<dyn ActiveKeyExchange>,
+    share: Vec<u8>,
+}
+
+impl ActiveKeyExchange for Hybrid {
+    fn complete(self: Box<Self>, _: &[u8]) -> Result<SharedSecret, Error> {
+        Err(PeerMisbehaved::InvalidKeyShare.into())
+    }
+
+    fn hybrid_component(&self) -> Option<(NamedGroup, &[u8])> {
+        Some((self.classic.group(), self.classic.pub_key()))
+    }
+
+    fn complete_hybrid_component(self: Box<Self>, peer: &[u8]) -> Result<SharedSecret, Error> {
+        self.classic.complete(peer)
+    }
+
+    fn pub_key(&self) -> &[u8] {
+        &self.share
+    }
+
+    fn group(&self) -> NamedGroup {
+        NamedGroup::X25519MLKEM768
+    }
+}
+
 /// One generator for everybody who uses the provider; calls come in the order of the virtual clock.
 struct Seeded(Mutex<Random>);
 

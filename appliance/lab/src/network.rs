@@ -65,6 +65,15 @@ impl Path {
     }
 }
 
+/// What happens to the first data that a host sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mishap {
+    /// It is lost.
+    Lost,
+    /// It comes so much later.
+    Late(Duration),
+}
+
 /// A host of the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostId(u32);
@@ -137,6 +146,7 @@ struct Resident<N> {
     side: Side,
     path: Path,
     wake: Option<Instant>,
+    mishap: Option<Mishap>,
 }
 
 /// The world. `N` is what its applications report.
@@ -213,9 +223,16 @@ impl<N> World<N> {
         self.next_host += 1;
         self.addresses.insert(host.place().address, id);
         self.stations.insert(host.place().mac, id);
-        self.residents.insert(id, Resident { host, app, side, path, wake: Some(self.now) });
+        self.residents.insert(id, Resident { host, app, side, path, wake: Some(self.now), mishap: None });
         self.wakes.insert((self.now, id));
         id
+    }
+
+    /// Lets something happen to the first data that a host outside sends from now on.
+    pub fn befall(&mut self, host: HostId, mishap: Mishap) {
+        if let Some(resident) = self.residents.get_mut(&host) {
+            resident.mishap = Some(mishap);
+        }
     }
 
     /// Adds a source of raw frames.
@@ -339,8 +356,24 @@ impl<N> World<N> {
         debug_assert_eq!(frame[6..12], mac.0);
         if router::carries(&frame) {
             router::address(&mut frame, self.device_mac);
-            self.carry(Destination::Device(side), frame, path);
+            let delay = match self.mishap(id, &frame) {
+                Some(Mishap::Lost) => {
+                    self.traffic.lost += 1;
+                    return;
+                }
+                Some(Mishap::Late(late)) => path.delay + late,
+                None => path.delay,
+            };
+            self.carry(Destination::Device(side), frame, Path { delay, ..path });
         }
+    }
+
+    /// What happens to this frame, where it is the first of its host that carries data.
+    fn mishap(&mut self, id: HostId, frame: &[u8]) -> Option<Mishap> {
+        let resident = self.residents.get_mut(&id)?;
+        resident.mishap?;
+        router::tcp(frame).filter(|(.., segment)| !segment.payload.is_empty())?;
+        resident.mishap.take()
     }
 
     /// Lets the device work until it has nothing left to do now.

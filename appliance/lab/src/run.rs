@@ -102,6 +102,8 @@ struct Run<'a> {
     device: Box<dyn Subject>,
     ground: Ground,
     common: Common,
+    /// For peers whose hello is larger than a segment.
+    quantum: Common,
     authority: Authority,
     network: String,
     random: Random,
@@ -120,6 +122,7 @@ impl<'a> Run<'a> {
         let mut random = Random::new(options.seed);
         let ground = Ground::v4(PORT);
         let common = Common { crypto: crypto::provider(random.next()), clock: Clock::at(UNIX) };
+        let quantum = Common { crypto: crypto::quantum(&common.crypto), ..common.clone() };
         let (site, outside, inside) = site::lay_out(&ground, common.crypto.clone(), random.next());
         let (mac, network) = (site.public_link.mac, site.network.clone());
         let device = factory(site).map_err(Error::Device)?;
@@ -137,6 +140,7 @@ impl<'a> Run<'a> {
             device,
             ground,
             common,
+            quantum,
             authority,
             network,
             random,
@@ -230,7 +234,8 @@ impl<'a> Run<'a> {
                 let stay = self.random.micros(1_000_000, 4_000_000);
                 let credential = mint::peer(&self.authority, u64::from(number))?;
                 let random = self.random.branch("peer");
-                let peer = GoodPeer::new(number, &self.common, credential, &self.network, now, stay, random)?;
+                let common = if number % 3 == 0 { &self.quantum } else { &self.common };
+                let peer = GoodPeer::new(number, common, credential, &self.network, now, stay, random)?;
                 let address =
                     Ipv4Addr::new(PEERS[0], PEERS[1], (number / 253) as u8, (number % 253 + 1) as u8);
                 let delay = self.random.micros(4_000, 60_000);
