@@ -95,7 +95,8 @@ fn a_hello_in_segments_is_served_whatever_befalls_its_first() {
     // Between the segments' arrival, after it, and after the first was sent again.
     let mishaps = [None, Some(Mishap::Lost), late(1), late(50), late(2_000)];
     for seed in seeds::from_environment(1).take(2) {
-        for mtu in [1_500, 576] {
+        // Two segments, and four; with 1,500 this client's hello would just fit one.
+        for mtu in [1_400, 576] {
             for mishap in mishaps {
                 let outcome = run(seed, mtu, mishap);
                 let story = format!("seed {seed}, MTU {mtu}, {mishap:?}: {:?}", outcome.failed);

@@ -143,6 +143,9 @@ reasons! {
     BodyMalformed = "body_malformed",
     /// Replies that answer nothing the node asked for, again and again. The first ones are thrown away.
     Unsolicited = "unsolicited",
+    /// The peer wants to be told of more puzzle hashes and coins than the policy's `subscriptions` allows; without one there is no such
+    /// limit here, and a node takes no more than its own.
+    Subscriptions = "subscriptions",
     /// Windows for requests were set although both sides had not agreed on them, or a second time.
     WindowsUnexpected = "windows_unexpected",
 

@@ -37,6 +37,7 @@ class Client:
 TAKEN = {
     "p256": "as the appliance makes them for nodes",
     "p384": "a larger curve",
+    "p521": "the largest",
     "ed25519": "Edwards curve",
     "rsa2048": "as installations make them, with the CA along",
     "rsa4096": "the largest that is verified",
@@ -63,7 +64,6 @@ REFUSED = {
     "rsa1024": BAD,
     "rsa8192": BAD,  # ours
     "rsa16384": BAD,  # ours
-    "p521": BAD,  # ours
     "k256": (("tls_no_certificate",), "certificate required"),  # no signature of TLS 1.3 fits it, so OpenSSL shows nothing
     "deep": BAD,  # ours
     "crowd": BAD,  # ours

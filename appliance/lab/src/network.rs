@@ -370,9 +370,7 @@ impl<N> World<N> {
 
     /// What happens to this frame, where it is the first of its host that carries data.
     fn mishap(&mut self, id: HostId, frame: &[u8]) -> Option<Mishap> {
-        let resident = self.residents.get_mut(&id)?;
-        resident.mishap?;
-        router::tcp(frame).filter(|(.., segment)| !segment.payload.is_empty())?;
+        let resident = self.residents.get_mut(&id).filter(|_| router::has_data(frame))?;
         resident.mishap.take()
     }
 

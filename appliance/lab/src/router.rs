@@ -172,6 +172,19 @@ fn solicitation(asker: EthernetAddress, packet: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// Whether a frame is a TCP segment with data.
+pub(crate) fn has_data(frame: &[u8]) -> bool {
+    let found = EthernetFrame::new_checked(frame).ok().and_then(|ethernet| {
+        let payload = match ethernet.ethertype() {
+            EthernetProtocol::Ipv4 => Ipv4Packet::new_checked(ethernet.payload()).ok()?.payload(),
+            EthernetProtocol::Ipv6 => Ipv6Packet::new_checked(ethernet.payload()).ok()?.payload(),
+            _ => return None,
+        };
+        Some(!TcpPacket::new_checked(payload).ok()?.payload().is_empty())
+    });
+    found.unwrap_or_default()
+}
+
 /// The TCP header of a frame, with the addresses that it comes from and goes to.
 pub(crate) fn tcp(frame: &[u8]) -> Option<(IpAddr, IpAddr, TcpRepr<'_>)> {
     let ethernet = EthernetFrame::new_checked(frame).ok()?;

@@ -111,6 +111,7 @@ fn layer(values: &mut BTreeMap<String, String>, at: &str, layer: &Layer, schema:
         stated.map(|stated| stated.value.to_string())
     }
     put("in_flight".into(), text(layer.numbers.in_flight));
+    put("subscriptions".into(), text(layer.numbers.subscriptions));
     put("hold".into(), text(layer.numbers.hold));
     put("min_rate".into(), text(layer.numbers.rate));
     put("interiors enforced".into(), text(layer.numbers.interiors));

@@ -48,6 +48,7 @@ fn layer(protocol: &Schema) -> Map<String, Value> {
     Map::from_iter([
         ("interiors".to_owned(), json!({ "enum": words::INTERIORS })),
         ("in_flight".to_owned(), number(&words::IN_FLIGHT)),
+        ("subscriptions".to_owned(), number(&words::SUBSCRIPTIONS)),
         ("hold".to_owned(), bytes(&words::HOLD)),
         ("min_rate".to_owned(), bytes(&words::MIN_RATE)),
         ("message".to_owned(), object(&names, |_| message())),

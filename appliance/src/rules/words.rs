@@ -7,6 +7,7 @@ pub(super) const TOP: &[&str] = &[
     "schema",
     "interiors",
     "in_flight",
+    "subscriptions",
     "hold",
     "min_rate",
     "message",
@@ -18,7 +19,8 @@ pub(super) const TOP: &[&str] = &[
 ];
 
 /// What can be said for everybody and for a scope.
-pub(super) const LAYER: &[&str] = &["interiors", "in_flight", "hold", "min_rate", "message", "reason"];
+pub(super) const LAYER: &[&str] =
+    &["interiors", "in_flight", "subscriptions", "hold", "min_rate", "message", "reason"];
 
 /// What can be said of a scope beside.
 pub(super) const SCOPE: &[&str] = &["name", "listener", "type", "source", "version", "friend"];
@@ -80,6 +82,8 @@ pub(super) struct Range {
 pub(super) const PER_MINUTE: Range = Range { least: 0, most: 1_000_000 };
 /// Expensive requests of a peer in the works.
 pub(super) const IN_FLIGHT: Range = Range { least: 1, most: 64 };
+/// Puzzle hashes and coins that a peer may ask to be told of.
+pub(super) const SUBSCRIPTIONS: Range = Range { least: 0, most: 100_000_000 };
 /// Slots.
 pub(super) const SLOTS: Range = Range { least: 0, most: 1_000_000 };
 /// Bytes of one body.

@@ -17,6 +17,7 @@ use super::message::Envelope;
 use super::messages::number;
 use super::node_type::NodeType;
 use super::schema::{MessageType, Schema};
+use super::subscriptions::Subscriptions;
 use super::version::Version;
 use crate::finding::Finding;
 use crate::rules::{Action, Response, Table};
@@ -197,6 +198,7 @@ pub struct Inspector {
     unsolicited: u32,
     /// What the peer was useful for since the host was told.
     credit: u32,
+    subscriptions: Subscriptions,
     /// Until when the peer's messages wait because of a limit; zero if they do not.
     postponed: Instant,
     noted: Noted,
@@ -245,6 +247,7 @@ impl Inspector {
             unknown_since: now,
             unsolicited: 0,
             credit: 0,
+            subscriptions: Subscriptions::default(),
             postponed: Instant::ZERO,
             noted: Noted::default(),
             alarms: VecDeque::new(),
@@ -406,7 +409,6 @@ impl Inspector {
                 return Ok(judged);
             }
         }
-        self.count_subscriptions(envelope);
         match answer {
             Answer::Solicited => self.size(envelope, true),
             Answer::Pushed | Answer::No => self.size(envelope, false),
@@ -487,10 +489,18 @@ impl Inspector {
         }
     }
 
-    /// Registrations are a list of hashes and a height.
-    fn count_subscriptions(&mut self, envelope: &Envelope) {
-        if matches!(envelope.kind, number::REGISTER_FOR_PH_UPDATES | number::REGISTER_FOR_COIN_UPDATES) {
-            self.noted.subscriptions += u64::from(envelope.body.saturating_sub(8) / 32);
+    /// A body of the peer's is whole and was judged; `last` is its last byte.
+    pub fn whole(&mut self, envelope: &Envelope, last: u8) -> Result<(), Reason> {
+        let added = self.subscriptions.note(envelope, last);
+        self.noted.subscriptions += added;
+        let count = self.subscriptions.count();
+        match self.table.subscriptions {
+            Some(most) if added > 0 && count > u64::from(most) => {
+                let what = format!("{added} puzzle hashes or coins more to be told of, {count} in all");
+                let found = Finding::new(what).limited("subscriptions", most);
+                self.rule(Reason::Subscriptions, envelope, found).map(drop)
+            }
+            _ => Ok(()),
         }
     }
 

@@ -57,6 +57,14 @@ numbers! {
     REGISTER_FOR_COIN_UPDATES = 72 "register_for_coin_updates",
     /// A reply that says "nothing"; whether it may be used is negotiated by capability.
     NONE_RESPONSE = 91 "none_response",
+    /// Takes registrations for puzzle hashes back, or all of them.
+    REQUEST_REMOVE_PUZZLE_SUBSCRIPTIONS = 94 "request_remove_puzzle_subscriptions",
+    /// Takes registrations for coins back, or all of them.
+    REQUEST_REMOVE_COIN_SUBSCRIPTIONS = 96 "request_remove_coin_subscriptions",
+    /// Asks for coins with these puzzle hashes, and to be told of more where its end says so.
+    REQUEST_PUZZLE_STATE = 98 "request_puzzle_state",
+    /// Asks for these coins, and to be told of them where its end says so.
+    REQUEST_COIN_STATE = 101 "request_coin_state",
     /// Agrees on windows for requests, right after the handshake.
     CONFIGURE_WINDOW_SIZES = 111 "configure_window_sizes",
     /// Says that a request failed.

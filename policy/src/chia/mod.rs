@@ -12,6 +12,7 @@ mod message;
 mod messages;
 mod node_type;
 mod schema;
+mod subscriptions;
 mod version;
 
 pub use body::{Body, Fault, Flaw, Scratches};

@@ -178,16 +178,6 @@ fn unknown_types_have_a_budget_by_the_minute() {
 }
 
 #[test]
-fn registrations_are_counted_by_their_items() {
-    let mut inspector = inspector(NodeType::Wallet);
-    for kind in [number::REGISTER_FOR_PH_UPDATES, number::REGISTER_FOR_COIN_UPDATES] {
-        let envelope = Envelope { kind, id: Some(1), body: 4 + 3 * 32 + 4 };
-        assert_eq!(inspector.judge(Instant::ZERO, &envelope), Ok(Judged::Hold));
-    }
-    assert_eq!(inspector.noted().subscriptions, 6);
-}
-
-#[test]
 fn envelopes() {
     let parse = Envelope::parse;
     assert_eq!(parse(&[20, 0, 0, 0, 0, 5]), Ok(Some(Envelope { kind: 20, id: None, body: 5 })));

@@ -146,6 +146,11 @@ impl Inbound {
                 return Err(misfit(passing, true, through.inspector));
             }
             through.inspector.inspect(&passing.envelope, &mut passing.body, bytes)?;
+            if let Some(&last) = bytes.last().filter(|_| bytes.len() as u64 == passing.left)
+                && passing.to != To::Nowhere
+            {
+                through.inspector.whole(&passing.envelope, last)?;
+            }
             if let Some(kept) = &mut passing.kept {
                 kept.extend_from_slice(bytes);
             }

@@ -23,7 +23,9 @@ pub(super) fn to_peer(reason: Reason) -> CloseFrame {
         | R::WsControlFlood => (close_code::PROTOCOL_ERROR, ""),
         R::WsTextFrame => (close_code::UNSUPPORTED, ""),
         R::WsTooLarge | R::MessageTooLarge => (close_code::TOO_BIG, ""),
-        R::RateLimited | R::Unsolicited | R::TooSlow | R::Stalled => (close_code::POLICY_VIOLATION, ""),
+        R::RateLimited | R::Subscriptions | R::Unsolicited | R::TooSlow | R::Stalled => {
+            (close_code::POLICY_VIOLATION, "")
+        }
         R::SlotsTaken
         | R::Displaced
         | R::NoNode

@@ -79,7 +79,7 @@ pub fn fitting(reason: Reason) -> &'static [&'static str] {
         | Reason::UnknownMessage
         | Reason::Unsolicited
         | Reason::WindowsUnexpected => &["log", "drop", "close", "ban"],
-        Reason::BodyMalformed => &["log", "close", "ban"],
+        Reason::BodyMalformed | Reason::Subscriptions => &["log", "close", "ban"],
         _ => &["close", "ban"],
     }
 }

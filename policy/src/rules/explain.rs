@@ -117,6 +117,7 @@ fn limits(facts: &MessageType, tables: Tables, rule: &LimitRule) -> Vec<Value> {
 
 fn numbers(layers: &[&Layer]) -> Vec<Value> {
     let in_flight = stated(layers, |layer| layer.numbers.in_flight);
+    let subscriptions = stated(layers, |layer| layer.numbers.subscriptions);
     let interiors = stated(layers, |layer| layer.numbers.interiors);
     let judged = if interiors.is_some_and(|stated| stated.value) { "enforce" } else { "shadow" };
     vec![
@@ -124,6 +125,11 @@ fn numbers(layers: &[&Layer]) -> Vec<Value> {
             name: "in_flight",
             value: Some(in_flight.map_or(IN_FLIGHT, |stated| stated.value).to_string()),
             source: source(in_flight, Source::BuiltIn),
+        },
+        Value {
+            name: "subscriptions",
+            value: subscriptions.map(|stated| stated.value.to_string()),
+            source: source(subscriptions, Source::Node),
         },
         Value {
             name: "interiors",

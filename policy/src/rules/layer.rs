@@ -64,6 +64,8 @@ pub struct ReasonRule {
 pub struct Numbers {
     /// Expensive requests that a node works on at a time; more wait.
     pub in_flight: Option<Stated<u32>>,
+    /// Puzzle hashes and coins that a peer may ask to be told of.
+    pub subscriptions: Option<Stated<u32>>,
     /// Largest body that is held whole for a node, in bytes.
     pub hold: Option<Stated<u32>>,
     /// Bytes a second that a peer has to manage.

@@ -86,6 +86,8 @@ pub struct Table {
     by_reason: Box<[Response]>,
     /// Expensive requests that a node works on at a time; more wait.
     pub in_flight: usize,
+    /// Puzzle hashes and coins that a peer may ask to be told of, where the rules say so.
+    pub subscriptions: Option<u32>,
     /// Largest body that is held whole for a node, in bytes, where the rules say so.
     pub hold: Option<u32>,
     /// Bytes a second that a peer has to manage, where the rules say so.
@@ -109,6 +111,7 @@ impl Table {
             by_number: (0..NUMBERS).map(|kind| rated(kind as u8)).collect(),
             by_reason,
             in_flight: last(|layer| layer.numbers.in_flight).unwrap_or(IN_FLIGHT) as usize,
+            subscriptions: last(|layer| layer.numbers.subscriptions),
             hold: last(|layer| layer.numbers.hold),
             rate: last(|layer| layer.numbers.rate),
             interiors: stated(layers, |layer| layer.numbers.interiors).is_some_and(|stated| stated.value),

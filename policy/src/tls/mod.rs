@@ -109,6 +109,9 @@ impl Settings {
 }
 
 /// The provider used outside of tests: aws-lc with the suites and groups that this appliance wants, cheapest first.
+///
+/// A peer with other groups alone (P-521, X448, finite fields, post-quantum ones without X25519 beside them) is refused although some
+/// nodes' OpenSSL would serve it: no TLS library asks for these alone unless it is told to.
 pub fn provider() -> CryptoProvider {
     use aws_lc_rs::{cipher_suite as suite, kx_group as group};
     CryptoProvider {

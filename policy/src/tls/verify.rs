@@ -1,6 +1,6 @@
 //! Certificates of the other side: cheap limits first, then the chain, for both directions of a Chia connection.
 //!
-//! What a stock node accepts, measured against OpenSSL, is the yardstick. The same here: P-256, P-384, Ed25519 and RSA
+//! What a stock node accepts, measured against OpenSSL, is the yardstick. The same here: P-256, P-384, P-521, Ed25519 and RSA
 //! leaves, directly under the CA or under one that the CA signed; names never matter; validity, chain, extended key usage
 //! and critical extensions do; a client leaf with a key usage must allow signatures. Refused here although a node
 //! takes them: RSA keys beyond 4,096 bits or with a public exponent beyond 32 bits (a verification as a weapon), chains of
@@ -35,6 +35,8 @@ pub const RSA_BITS: core::ops::RangeInclusive<usize> = 2048..=4096;
 const P256: &[u8] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
 const P384: &[u8] =
     b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00";
+const P521: &[u8] =
+    b"\x30\x81\x9b\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x23\x03\x81\x86\x00";
 const ED25519: &[u8] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
 /// The object identifier of the key usage extension, 2.5.29.15, as it stands in a certificate.
 const KEY_USAGE: &[u8] = b"\x06\x03\x55\x1d\x0f";
@@ -93,7 +95,7 @@ fn check_certificate(certificate: &CertificateDer<'_>) -> Result<(), Beyond> {
 }
 
 fn is_acceptable(key: &[u8]) -> bool {
-    if [P256, P384, ED25519].iter().any(|kind| key.starts_with(kind)) {
+    if [P256, P384, P521, ED25519].iter().any(|kind| key.starts_with(kind)) {
         return true;
     }
     let Ok(([], key)) = SubjectPublicKeyInfo::from_der(key) else { return false };

@@ -25,6 +25,7 @@ pub(super) fn read(walk: &mut Walk<'_>, table: &DeTable<'_>, schema: &Schema) ->
                 numbers.interiors = word.map(|word| walk.stated(&value.span(), word == "enforce"));
             }
             "in_flight" => numbers.in_flight = walk.number(value, &words::IN_FLIGHT).map(narrow),
+            "subscriptions" => numbers.subscriptions = walk.number(value, &words::SUBSCRIPTIONS).map(narrow),
             "hold" => numbers.hold = walk.bytes(value, &words::HOLD).map(narrow),
             "min_rate" => numbers.rate = walk.bytes(value, &words::MIN_RATE).map(narrow),
             "message" => messages(walk, value, schema, &mut layer),

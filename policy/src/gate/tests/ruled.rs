@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::world::{World, binary, judging, peer_credential};
-use crate::chia::{Message, Schema, Would, number};
+use super::world::{World, binary, judging, peer_credential, upgrade};
+use crate::chia::{Handshake, Message, NodeType, NodeTypes, Schema, Would, number};
 use crate::gate::Config;
 use crate::rules::{
-    Action, Enforcement, Friends, Layer, LimitRule, MessageRule, ReasonRule, Response, Rules, Stated,
+    Action, Enforcement, Friends, Layer, LimitRule, MessageRule, Numbers, ReasonRule, Response, Rules, Stated,
 };
 use crate::session::Session;
 use crate::verdict::Reason;
@@ -145,4 +145,38 @@ fn a_minute_that_is_over_is_told_once() {
     let requests = minute.iter().find(|minute| minute.kind == number::REQUEST_PEERS).expect("requests");
     assert_eq!((requests.messages, requests.bytes, requests.largest), (3, 0, 0));
     assert_eq!(world.gate.minute(), []);
+}
+
+/// A wallet's session that has asked to be told of two puzzle hashes, and of three more.
+fn subscribing(layer: Layer) -> World {
+    let types = NodeTypes::NONE.with(NodeType::Wallet);
+    let config = Config { rules: Arc::new(rules(layer)), types, ..judging() };
+    let network = config.network.clone();
+    let mut world = World::with(config, Some(peer_credential()));
+    world.run();
+    world.say(&upgrade());
+    world.say(&binary(&Handshake::new(&network, NodeType::Wallet, 0).message().encode()));
+    for (id, count) in [(1, 2u32), (2, 3)] {
+        let hashes = vec![7; 32 * count as usize];
+        let body = [&count.to_be_bytes()[..], &hashes, &0u32.to_be_bytes()].concat();
+        world.say(&binary(&Message::new(number::REGISTER_FOR_PH_UPDATES, body).with_id(id).encode()));
+    }
+    world
+}
+
+#[test]
+fn subscriptions_are_counted_and_bounded_where_the_rules_say_so() {
+    let at_most = |most, mut layer: Layer| {
+        layer.numbers = Numbers { subscriptions: at(most), ..Numbers::default() };
+        subscribing(layer)
+    };
+    for world in [subscribing(Layer::default()), at_most(5, Layer::default())] {
+        assert_eq!((world.verdict(), world.gate.tally().noted.subscriptions), (None, 5));
+    }
+    let world = at_most(4, reason(Reason::Subscriptions, Action::Log));
+    assert_eq!((world.verdict(), world.node_messages().len()), (None, 3));
+    let world = at_most(4, Layer::default());
+    assert_eq!((world.verdict(), world.node_messages().len()), (Some(Reason::Subscriptions), 2));
+    let found = world.gate.finding().expect("a finding");
+    assert_eq!((found.limit, found.message.as_deref()), (Some(4), Some("register_for_ph_updates")));
 }

@@ -158,7 +158,7 @@ fn what_a_node_accepts_from_clients_is_accepted() {
     accepted(mint::certificate(&authority(), &mint::rsa_key().unwrap(), 1, &Shape::default()).unwrap());
     let largest = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_4096).unwrap();
     accepted(mint::certificate(&authority(), &largest, 1, &Shape::default()).unwrap());
-    for algorithm in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
+    for algorithm in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ECDSA_P521_SHA512, &rcgen::PKCS_ED25519] {
         let key = KeyPair::generate_for(algorithm).unwrap();
         accepted(mint::certificate(&authority(), &key, 1, &Shape::default()).unwrap());
     }
