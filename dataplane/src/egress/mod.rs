@@ -232,6 +232,8 @@ impl Egress {
         let ours = |address| self.links.iter().any(|link| link.own.contains(&address));
         let to_us = ours(datagram.key.local);
         match datagram.kind {
+            // Nodes' errors are not passed on; one from their side may be about a flow of ours that shows a peer's address.
+            Kind::Error if link != self.config.outer => false,
             _ if !to_us => true,
             Kind::EchoReply => link == self.config.outer,
             Kind::Error if link == self.config.outer => {

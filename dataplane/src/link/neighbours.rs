@@ -202,10 +202,13 @@ impl Neighbours {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// Adds a next hop in place of the one that was used least lately, where the table is full.
+    /// Adds a next hop, where the table is full in place of the one that was used least lately: of those that have not answered,
+    /// if there are any, so that nobody who asks for one address after the other displaces those that are there.
     fn insert(&mut self, now: Instant, address: Address) {
         if self.entries.len() >= self.capacity {
-            let oldest = self.entries.iter().enumerate().min_by_key(|(_, entry)| entry.used);
+            let answered = |state| !matches!(state, State::Incomplete { .. } | State::Failed { .. });
+            let place = |(_, entry): &(usize, &Neighbour)| (answered(entry.state), entry.used);
+            let oldest = self.entries.iter().enumerate().min_by_key(place);
             if let Some(place) = oldest.map(|(place, _)| place) {
                 self.entries.remove(place);
             }

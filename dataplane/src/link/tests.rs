@@ -401,6 +401,19 @@ fn a_full_table_forgets_the_next_hop_that_was_used_least_lately() {
     assert_eq!(bed.link.next_hop(bed.now, ip("198.18.0.12")), Hop::Pending);
 }
 
+/// A node with a way out may send to every address of a network: the gateway stays known.
+#[test]
+fn addresses_that_do_not_answer_displace_none_that_did() {
+    let mut bed = bed(LinkConfig { neighbours: 4, ..config() });
+    bed.learn("198.18.0.11", Mac([2, 0, 0, 0, 1, 1]));
+    for last in 20..=250_u8 {
+        bed.now += Duration::from_millis(1);
+        assert_eq!(bed.link.next_hop(bed.now, ip(&format!("198.18.0.{last}"))), Hop::Pending);
+    }
+    assert_eq!(bed.link.neighbours(), 4);
+    assert!(matches!(bed.link.next_hop(bed.now, ip("198.18.0.11")), Hop::Known(_)));
+}
+
 // ----- Routes -----
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hedgerow_dataplane::egress::{EgressConfig, EgressNode, Rules};
 use hedgerow_dataplane::frame::{BATCH, Meta};
-use hedgerow_dataplane::shard::{Source, Target};
+use hedgerow_dataplane::shard::{Event, Source, Target};
 use hedgerow_dataplane::wire::{Address, PrefixSet};
 use hedgerow_dataplane::{Instant, Reason};
 use smoltcp::wire::TcpControl;
@@ -13,6 +13,7 @@ use smoltcp::wire::TcpControl;
 use super::world::*;
 
 const OTHER_END: End = (IpAddr::V4(OTHER_NODE), 5_000);
+const INSIDE_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 200);
 const FAR: End = (IpAddr::V4(WORLD), 8_444);
 
 /// A box of one shard with so many sessions and ports for each node.
@@ -261,6 +262,30 @@ fn a_node_is_itself_on_its_own_link_only() {
     let nodes = rules(true).nodes().iter().map(elsewhere).collect();
     world.shards[0].set_egress(Rules::new(nodes, PrefixSet::default()).into());
     world.none(0, INNER, udp(INNER, NODE_END, to, b"let me out"), Reason::EgressUnknownNode);
+}
+
+/// A flow to a node that shows it the peer's address hears from routers on the way, whatever ways out there are.
+#[test]
+fn errors_about_our_own_flows_to_nodes_are_ours() {
+    let mut world = World::new(1, 1_500);
+    let target = Target { link: INNER, address: Address::from(NODE), port: 8_444 };
+    let shown = Source::Transparent(Address::from(STRANGER), 7_000);
+    world.shards[0].connect(world.now, target, shown).expect("a connection");
+    let mut syn = [Vec::new(), Vec::new()];
+    for _ in 0..3 {
+        let sent = world.give(0, OUTER, ping(OUTER, WORLD.into(), OURS.into(), false, 1), Meta::default());
+        syn[1].extend(sent[1].iter().cloned());
+    }
+    let quote = &syn[1].first().expect("a SYN").0[14..];
+    let mut error = unreachable(INSIDE_ROUTER.into(), STRANGER.into(), 1.into(), quote);
+    error[..6].copy_from_slice(&ours(INNER).0);
+    world.give(0, INNER, error, Meta::default());
+    let events: Vec<_> = std::iter::from_fn(|| world.shards[0].event(world.now)).collect();
+    assert!(
+        matches!(events[..], [Event::Closed(_, Reason::Unreachable)]),
+        "{events:?} {:?}",
+        world.reasons()
+    );
 }
 
 /// Addresses that stand for others, and a node's that comes from elsewhere.

@@ -1,13 +1,15 @@
 //! `[egress]`: the port that leads to the world, ports for every node, and nothing that takes a listener's.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use toml::Spanned;
 
 use super::super::egress::{Access, Egress, Emergency, NodeEgress, Purpose, USUAL};
 use super::super::units::{Network, Period};
-use super::super::{Diagnostic, Driver, Listener, Port, Share, file};
+use super::super::{Diagnostic, Driver, Listener, Node, Port, Share, file};
 use super::{Lowering, Pools, Ports};
 
 /// Ports shown outside where nothing else is said: eight blocks.
@@ -75,10 +77,16 @@ impl Lowering<'_> {
         ways.sort_unstable();
         ways.dedup();
         ways.iter().for_each(|&way| self.frames_only(&file.port, &ports.0[way].value));
-        let names: Vec<&str> = nodes.map(|node| node.name.as_str()).collect();
+        let names: Vec<&str> = nodes.clone().map(|node| node.name.as_str()).collect();
+        let nodes: Vec<&Node> = nodes.collect();
         let sessions = self.number(file.sessions.as_ref(), 16..=262_144, SESSIONS);
         let usual = || USUAL.iter().filter_map(|text| text.parse().ok()).collect::<Vec<Purpose>>();
         let nets = |nets: Vec<Network>| nets.into_iter().map(|net| net.0).collect();
+        self.distinct(&file.node, &nodes);
+        let own: BTreeMap<String, NodeEgress> =
+            file.node.into_iter().filter_map(|(name, node)| self.node_egress(name, node, &names)).collect();
+        self.behind(&file.port, index, port, &nodes, &own);
+        self.one_role(span, &nodes, &own);
         Some(Egress {
             port: index,
             address,
@@ -92,11 +100,7 @@ impl Lowering<'_> {
             ],
             allow: file.allow.unwrap_or_else(usual),
             refuse: nets(file.refuse),
-            nodes: file
-                .node
-                .into_iter()
-                .filter_map(|(name, node)| self.node_egress(name, node, &names))
-                .collect(),
+            nodes: own,
             emergency: self.emergency(&file.emergency),
         })
     }
@@ -113,6 +117,93 @@ impl Lowering<'_> {
         };
         let title = format!("`port.{name}` {what}, so that nodes have no way out by it");
         self.error(Diagnostic::error(place.span(), title, expected));
+    }
+
+    /// Nodes are behind us, and have addresses of a family that is spoken on the way out.
+    fn behind(
+        &mut self,
+        place: &Spanned<String>,
+        index: usize,
+        port: &Port,
+        nodes: &[&Node],
+        own: &BTreeMap<String, NodeEgress>,
+    ) {
+        let name = &port.name;
+        if !nodes.is_empty() && nodes.iter().all(|node| node.port == index) {
+            let title =
+                format!("all nodes are on `port.{name}` themselves, so that it is no way out for them");
+            self.error(Diagnostic::error(
+                place.span(),
+                title,
+                "expected another port than that of the nodes",
+            ));
+        }
+        let spoken = |ip: IpAddr| port.addresses.iter().any(|own| own.address.is_ipv4() == ip.is_ipv4());
+        for node in nodes.iter().filter(|node| node.port != index) {
+            let told = own.get(&node.name);
+            let more = told.map_or(&[][..], |own| &own.addresses);
+            if told.is_some_and(|own| own.access == Some(Access::Closed))
+                || spoken(node.address.ip())
+                || more.iter().any(|&ip| spoken(ip))
+            {
+                continue;
+            }
+            let family = if node.address.is_ipv4() { "IPv4" } else { "IPv6" };
+            self.error(Diagnostic::error(
+                place.span(),
+                format!(
+                    "`port.{name}` has no {family} address, so that `{}` has no way out by it",
+                    node.name
+                ),
+                format!("expected a port with an {family} address"),
+            ));
+        }
+    }
+
+    /// No address stands for two nodes.
+    fn distinct(&mut self, own: &BTreeMap<String, Spanned<file::NodeEgress>>, nodes: &[&Node]) {
+        let mut taken: BTreeSet<IpAddr> = nodes.iter().map(|node| node.address.ip()).collect();
+        for (name, node) in own {
+            let hosts: BTreeSet<IpAddr> =
+                nodes.iter().filter(|node| node.name == *name).map(|node| node.address.ip()).collect();
+            for address in &node.get_ref().addresses {
+                let ip = address.get_ref().0;
+                if !taken.insert(ip) || hosts.len() > 1 {
+                    let title = match hosts.len() {
+                        0 | 1 => format!("{ip} is a node's address already"),
+                        count => {
+                            format!("{count} nodes are called `{name}`, and {ip} cannot be all of theirs")
+                        }
+                    };
+                    self.error(Diagnostic::error(
+                        address.span(),
+                        title,
+                        "expected an address of this node alone",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// A machine that is a node of several pools is one node to the way out.
+    fn one_role(&mut self, span: Range<usize>, nodes: &[&Node], own: &BTreeMap<String, NodeEgress>) {
+        let mut first: BTreeMap<IpAddr, &Node> = BTreeMap::new();
+        for node in nodes {
+            let known = *first.entry(node.address.ip()).or_insert(node);
+            let told = own.get(&known.name).is_some_and(|own| own.access.is_some());
+            if known.role == node.role || told {
+                continue;
+            }
+            let (one, other) = (known.role.name(), node.role.name());
+            self.error(
+                Diagnostic::error(
+                    span.clone(),
+                    format!("`{}` is {one} in a pool and {other} in another: may it go out?", known.name),
+                    "expected one role for each machine",
+                )
+                .help(format!("give it the same role in both, or say `node.{}.access`", known.name)),
+            );
+        }
     }
 
     fn node_egress(
