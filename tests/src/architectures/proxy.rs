@@ -20,8 +20,9 @@ const B: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 12);
 const MARK: &str = "over-the-hedge";
 /// TCP ports that programs of a node's machine listen at, and some that anybody tries.
 const TRIED: [u16; 10] = [22, 80, 443, 8443, CHIA_PORT, 8445, 8447, 8449, RPC_PORT, 55_400];
-/// How long a port may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a port may take to answer where one should, and where none should.
+const PATIENCE: Duration = Duration::from_secs(20);
+const BRIEFLY: Duration = Duration::from_secs(2);
 
 /// Runs its cases.
 pub fn run(report: &mut Report) {
@@ -110,7 +111,7 @@ impl Scene {
 
     /// Of the ports of the public address one accepts, and no plain HTTP there.
     fn only_one_port_answers(&self) -> Outcome {
-        let open = open_ports(&self.stage.world, PUBLIC)?;
+        let open = open_ports_within(&self.stage.world, PUBLIC, PATIENCE)?;
         ensure(open == [CHIA_PORT], || format!("{PUBLIC} answers at {open:?}"))?;
         let http = Peer::start(&self.stage.world, &["http", "--to", &front().to_string()])?.answer(SOON)?;
         ensure(http.outcome == "refused", || format!("plain HTTP: {} {}", http.outcome, http.detail))
@@ -147,10 +148,14 @@ impl Scene {
     }
 }
 
-/// Which of the ports that are tried accept a connection.
+/// Which of the ports that are tried accept a connection, where none should.
 pub(super) fn open_ports(from: &Namespace, host: Ipv4Addr) -> Outcome<Vec<u16>> {
+    open_ports_within(from, host, BRIEFLY)
+}
+
+fn open_ports_within(from: &Namespace, host: Ipv4Addr, patience: Duration) -> Outcome<Vec<u16>> {
     let tries = |port: u16| {
-        std::thread::spawn(move || TcpStream::connect_timeout(&(host, port).into(), PATIENCE).is_ok())
+        std::thread::spawn(move || TcpStream::connect_timeout(&(host, port).into(), patience).is_ok())
     };
     from.enter(|| {
         let threads: Vec<_> = TRIED.into_iter().map(|port| (port, tries(port))).collect();

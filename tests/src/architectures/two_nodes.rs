@@ -71,12 +71,13 @@ impl Scene {
             home.shell(&format!("ip route add default via {PRIVATE}"))?;
         }
         let office = host(&stage.inside, "application", APPLICATION)?;
-        let appliance = example.appliance(&stage.boxed, "box", "hedgerow.toml")?;
         let [public, protected, outer] = at_once([
             &|| example.node(&homes[0], "a", A, &[]),
             &|| example.node_with(&homes[1], "p", "protected.yaml", P, &[]),
             &|| example.outer(&stage.world, "outer", &["--farms", "--preload=40"]),
         ])?;
+        // Last of all: nodes that are long in coming would be an emergency.
+        let appliance = example.appliance(&stage.boxed, "box", "hedgerow.toml")?;
         await_state(&appliance, &["a", "p"], "up")?;
         let identity = rpc_identity(protected.root())?;
         let caller =
