@@ -156,6 +156,8 @@ pub struct Management {
     pub events: Option<PathBuf>,
     /// Where changes to nodes are kept across restarts; without it they end with the process.
     pub nodes: Option<PathBuf>,
+    /// Where identities of peers that had a session are kept; without it all are strangers after a restart.
+    pub known: Option<PathBuf>,
 }
 
 /// How frames are taken from a device.

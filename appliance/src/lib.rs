@@ -23,6 +23,7 @@ pub mod egress;
 pub mod events;
 pub mod explain;
 pub mod identity;
+pub mod known;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod management;

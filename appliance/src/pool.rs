@@ -153,6 +153,7 @@ pub struct Pool {
     taken: usize,
     ids: BTreeSet<PeerId>,
     order: VecDeque<PeerId>,
+    remembered: u64,
     drains: Vec<duty::Drain>,
     news: VecDeque<News>,
     tenants: Tenants,
@@ -175,6 +176,7 @@ impl Pool {
             taken: 0,
             ids: BTreeSet::new(),
             order: VecDeque::new(),
+            remembered: 0,
             drains: Vec::new(),
             news: VecDeque::new(),
         }
@@ -308,11 +310,22 @@ impl Pool {
             return;
         }
         self.order.push_back(peer);
+        self.remembered += 1;
         if self.order.len() > KNOWN_IDS
             && let Some(oldest) = self.order.pop_front()
         {
             self.ids.remove(&oldest);
         }
+    }
+
+    /// Identities that are known, the oldest first.
+    pub fn known(&self) -> impl Iterator<Item = &PeerId> {
+        self.order.iter()
+    }
+
+    /// How many have ever been remembered.
+    pub fn remembered(&self) -> u64 {
+        self.remembered
     }
 
     /// The next of those who wait that can be answered now, if it is a session of `core`. Nobody is passed over for another

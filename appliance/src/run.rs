@@ -32,6 +32,7 @@ use crate::control::{self, Commands, Control, Line};
 use crate::egress::Egress;
 use crate::events::{EventLine, EventSink, Feed};
 use crate::identity::{Secret, random};
+use crate::known::Known;
 use crate::management;
 use crate::nodes::Nodes;
 use crate::rules::history::By;
@@ -74,6 +75,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let watch = Watch::start();
     let commons = commons(&config, &bells, &watch)?;
     let nodes = open_nodes(&config, &commons, &bans, &watch)?;
+    let known = open_known(&config, &commons)?;
     let egress = open_egress(&config, &commons, &watch, &sink, ports.len() as u16);
     let control = control.with_policy(keeper.clone()).with_nodes(nodes.clone()).with_egress(egress.clone());
     let path = config.management.socket.clone();
@@ -104,7 +106,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
         tracing::warn!("{problem}");
     }
     announce(&config);
-    let result = wait(&control, &ends, kept, &nodes);
+    let result = wait(&control, &ends, kept, &nodes, (known, &commons));
     tracing::info!("stopped");
     result
 }
@@ -186,6 +188,12 @@ fn open_nodes(
     opened.map_err(|e| RunError::Nodes(file, e))
 }
 
+/// Takes up who is known from before.
+fn open_known(config: &Config, commons: &Arc<Commons>) -> Result<Option<Known>, RunError> {
+    let Some(path) = &config.management.known else { return Ok(None) };
+    Known::open(path, commons).map(Some).map_err(|e| RunError::Known(path.clone(), e))
+}
+
 /// Decides who may go out from now on.
 fn open_egress(
     config: &Arc<Config>,
@@ -240,11 +248,18 @@ fn wait(
     ends: &Receiver<(u16, Result<(), RunError>)>,
     mut kept: Vec<share::Kept>,
     nodes: &Nodes,
+    (mut known, commons): (Option<Known>, &Arc<Commons>),
 ) -> Result<(), RunError> {
     let mut result = Ok(());
+    let mut keep = |at_once| {
+        if let Some(Err(error)) = known.as_mut().map(|known| known.save(commons, at_once)) {
+            tracing::warn!(%error, "the file of known peers cannot be written");
+        }
+    };
     let mut late: Option<std::time::Instant> = None;
     loop {
         control.egress().iter().for_each(|egress| egress.step());
+        keep(false);
         if late.is_none() && nodes.may_end() {
             tracing::info!("drained: the appliance ends");
             late = Some(std::time::Instant::now() + DRAIN + LOOK * 5);
@@ -253,7 +268,10 @@ fn wait(
         let failed = match ends.recv_timeout(LOOK) {
             Ok((_, outcome)) => Some(outcome),
             Err(RecvTimeoutError::Timeout) => share::check(&mut kept).err().map(Err),
-            Err(RecvTimeoutError::Disconnected) => return result,
+            Err(RecvTimeoutError::Disconnected) => {
+                keep(true);
+                return result;
+            }
         };
         if let Some(outcome) = failed {
             late.get_or_insert_with(|| std::time::Instant::now() + DRAIN + LOOK * 5);

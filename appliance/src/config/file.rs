@@ -110,6 +110,7 @@ pub(super) struct Management {
     pub(super) socket: Option<Spanned<PathBuf>>,
     pub(super) events: Option<Spanned<PathBuf>>,
     pub(super) nodes: Option<Spanned<PathBuf>>,
+    pub(super) known: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Deserialize)]

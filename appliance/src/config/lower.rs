@@ -142,6 +142,7 @@ impl Lowering<'_> {
             .iter()
             .chain(&file.events)
             .chain(&file.nodes)
+            .chain(&file.known)
             .filter(|path| path.get_ref().as_os_str().is_empty())
         {
             self.error(Diagnostic::error(path.span(), "the path is empty", "expected the path of a file"));
@@ -170,6 +171,7 @@ impl Lowering<'_> {
             socket: file.socket.map_or_else(|| SOCKET.into(), Spanned::into_inner),
             events: file.events.map(Spanned::into_inner),
             nodes: file.nodes.map(Spanned::into_inner),
+            known: file.known.map(Spanned::into_inner),
         }
     }
 

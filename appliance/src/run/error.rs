@@ -33,6 +33,8 @@ pub enum RunError {
     Bans(PathBuf, std::io::Error),
     /// The file of changes to nodes cannot be read.
     Nodes(PathBuf, std::io::Error),
+    /// The file of known peers cannot be read.
+    Known(PathBuf, std::io::Error),
     /// The policy cannot be used.
     Policy(PolicyError),
     /// The core that the configuration names is not there.
@@ -65,6 +67,9 @@ impl fmt::Display for RunError {
             ),
             RunError::Nodes(path, error) => {
                 write!(f, "the file of changes to nodes {}: {error}, see `management.nodes`", path.display())
+            }
+            RunError::Known(path, error) => {
+                write!(f, "the file of known peers {}: {error}, see `management.known`", path.display())
             }
             RunError::Policy(error) => error.fmt(f),
             RunError::Events(path, error) => write!(
