@@ -547,14 +547,16 @@ impl Shard {
         };
         let key = |local_port| FlowKey { local, remote: to.address, local_port, remote_port: to.port };
         let (engine, listeners) = (&self.engine, &self.listeners);
-        // A listener's port is for those who come.
+        // A listener's port is for those who come, and those of the nodes' blocks are theirs.
+        let way = self.egress.as_ref().filter(|_| matches!(source, Source::Own));
+        let nodes = |port: u16| way.is_some_and(|way| way.translates(to.link, local, port));
         let free = |port: u16| {
             port != 0 && listeners.find(to.link, local, port).is_none() && !engine.taken(now, &key(port))
         };
         let port = if self.ports.is_own(wanted) && free(wanted) {
             Some(wanted)
         } else {
-            self.ports.choose(&key(0), free)
+            self.ports.choose(&key(0), nodes, free)
         };
         let key = key(port.ok_or(Reason::TableFull)?);
         if let Some(victim) = self.admission.admit_own()? {

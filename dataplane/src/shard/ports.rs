@@ -47,19 +47,33 @@ impl PortChooser {
         port & ((1 << self.index.bits) - 1) == self.index.index & ((1 << self.index.bits) - 1)
     }
 
-    /// A port for which `free` holds; `key.local_port` is ignored. `None` after as many tries as are sensible.
-    pub(super) fn choose(&mut self, key: &FlowKey, free: impl Fn(u16) -> bool) -> Option<u16> {
+    /// A port for which `free` holds, and `reserved` does not; `key.local_port` is ignored. `None` after as many tries as are
+    /// sensible.
+    pub(super) fn choose(
+        &mut self,
+        key: &FlowKey,
+        reserved: impl Fn(u16) -> bool,
+        free: impl Fn(u16) -> bool,
+    ) -> Option<u16> {
         let bits = self.index.bits;
         let places = u32::from(u16::MAX - FIRST + 1) >> bits;
         let hash = self.destination(key);
         let offset = (hash >> 32) as u32;
         let counter = self.counters.get_mut(hash as usize % COUNTERS)?;
-        for _ in 0..TRIES.min(places) {
+        let mut tries = TRIES;
+        for _ in 0..places {
             *counter = counter.wrapping_add(1);
             let place = offset.wrapping_add(*counter) % places;
             let port = ((place << bits) as u16 + FIRST) | (self.index.index & ((1 << bits) - 1));
+            if reserved(port) {
+                continue;
+            }
             if free(port) {
                 return Some(port);
+            }
+            tries -= 1;
+            if tries == 0 {
+                break;
             }
         }
         None
@@ -92,7 +106,7 @@ mod tests {
     fn low_bits_name_the_shard_and_no_port_is_privileged() {
         let mut ports = PortChooser::new(ShardIndex { index: 5, bits: 3 }, [7; 16]);
         for n in 0..=255 {
-            let port = ports.choose(&key(n), |_| true).expect("all are free");
+            let port = ports.choose(&key(n), |_| false, |_| true).expect("all are free");
             assert_eq!(port & 7, 5);
             assert!(port >= FIRST && ports.is_own(port) && !ports.is_own(port ^ 1));
         }
@@ -108,17 +122,17 @@ mod tests {
     #[test]
     fn taken_ports_are_passed_over_and_exhaustion_is_told() {
         let mut ports = PortChooser::new(ShardIndex::default(), [7; 16]);
-        let first = ports.choose(&key(1), |_| true).expect("all are free");
+        let first = ports.choose(&key(1), |_| false, |_| true).expect("all are free");
         let mut again = PortChooser::new(ShardIndex::default(), [7; 16]);
-        assert_ne!(again.choose(&key(1), |port| port != first), Some(first));
-        assert_eq!(again.choose(&key(1), |_| false), None);
+        assert_ne!(again.choose(&key(1), |_| false, |port| port != first), Some(first));
+        assert_eq!(again.choose(&key(1), |_| false, |_| false), None);
     }
 
     #[test]
     fn successive_ports_differ() {
         let mut ports = PortChooser::new(ShardIndex::default(), [7; 16]);
         let chosen: std::collections::BTreeSet<_> =
-            (0..500).filter_map(|_| ports.choose(&key(1), |_| true)).collect();
+            (0..500).filter_map(|_| ports.choose(&key(1), |_| false, |_| true)).collect();
         assert_eq!(chosen.len(), 500);
     }
 }

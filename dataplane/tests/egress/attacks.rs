@@ -4,11 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use hedgerow_dataplane::egress::{EgressConfig, EgressNode, Rules};
-use hedgerow_dataplane::frame::{BATCH, Meta};
+use hedgerow_dataplane::frame::{BATCH, Checksum, Meta};
 use hedgerow_dataplane::shard::{Event, Source, Target};
 use hedgerow_dataplane::wire::{Address, PrefixSet};
 use hedgerow_dataplane::{Instant, Reason};
-use smoltcp::wire::TcpControl;
+use proptest::prelude::*;
+use smoltcp::wire::{Ipv4Packet, TcpControl};
 
 use super::world::*;
 
@@ -288,6 +289,24 @@ fn errors_about_our_own_flows_to_nodes_are_ours() {
     );
 }
 
+/// Our own flows under the address that nodes show never have a port of theirs, however many those are.
+#[test]
+fn our_own_flows_have_no_ports_of_nodes() {
+    const EACH: u16 = 16_000;
+    let mut world = World::with(1, |index, exchange| {
+        let mut config = config(index, 1, 1_500, exchange);
+        config.egress =
+            config.egress.map(|way| EgressConfig { first_port: 1_024, ports_per_node: EACH, ..way });
+        config
+    });
+    for port in 1..=50 {
+        let target = Target { link: OUTER, address: Address::from(WORLD), port };
+        let flow = world.shards[0].connect(world.now, target, Source::Own).expect("a connection");
+        let shown = world.shards[0].flow(flow).expect("a flow").key().local_port;
+        assert!(shown >= 1_024 + 2 * EACH, "{shown}");
+    }
+}
+
 /// Addresses that stand for others, and a node's that comes from elsewhere.
 #[test]
 fn odd_addresses_lead_nowhere() {
@@ -303,4 +322,61 @@ fn odd_addresses_lead_nowhere() {
     world.none(0, OUTER, udp(OUTER, NODE_END, WORLD_END, b"spoofed"), Reason::EgressUnsolicited);
     world.none(0, INNER, udp(INNER, WORLD_END, (OURS.into(), 40_000), b"spoofed"), Reason::EgressUnknownNode);
     assert_eq!(world.sessions(0), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Packets that lie about everything, with metadata that lie: nothing panics, no frame is lost, what comes out is whole and
+    /// no larger than its link carries, and each frame that went in came out or was counted.
+    #[test]
+    fn lies_end_in_a_counter(
+        kind in 0u8..6,
+        outward in any::<bool>(),
+        changes in proptest::collection::vec((14usize..100, any::<u8>()), 0..5),
+        cut in 14usize..1_400,
+        segment in prop_oneof![Just(0u16), Just(1), Just(7), Just(536), Just(u16::MAX), any::<u16>()],
+        partial in proptest::option::of((0u16..200, 0u16..40)),
+        shards in 1u16..3,
+    ) {
+        let mut world = World::new(shards, 1_300);
+        let shown = converse(&mut world, NODE_END, WORLD_END);
+        let connection = world.dial(NODE_END);
+        let (link, from, to) = if outward { (INNER, NODE_END, WORLD_END) } else { (OUTER, WORLD_END, shown) };
+        let (near, far) = if outward { (NODE_END, FAR) } else { (FAR, connection) };
+        let (node, there): (End, End) = ((NODE_V6.into(), 5_000), (WORLD_V6.into(), 53));
+        let mut packet = match kind {
+            0 => udp(link, from, to, &[7; 1_200]),
+            1 => tcp(link, near, far, TcpControl::Psh, Some(1), &[7; 1_200]),
+            2 => udp(link, node, there, &[7; 1_000]),
+            3 => tcp(link, node, there, TcpControl::Syn, None, b""),
+            4 => ping(link, from.0, to.0, !outward, shown.1),
+            _ => unreachable(STRANGER.into(), OURS.into(), 1.into(), &udp(OUTER, shown, WORLD_END, &[7; 500])[14..]),
+        };
+        for (at, value) in changes {
+            if let Some(byte) = packet.get_mut(at) {
+                *byte = value;
+            }
+        }
+        packet.truncate(cut);
+        let checksum = match partial {
+            Some((start, offset)) => Checksum::Partial { start, offset },
+            None => Checksum::Verified,
+        };
+        let packet = if packet.len() >= 34 { fix(packet) } else { packet };
+        let counted = |world: &World| world.reasons().iter().map(|(_, count)| count).sum::<u64>();
+        let before = counted(&world);
+        let sent = world.give(usize::from(shards - 1), link, packet, Meta { checksum, segment, vlan: None });
+        let out: Vec<_> = sent.iter().flatten().collect();
+        for (bytes, _) in &out {
+            prop_assert!(bytes.len() <= 14 + 1_500, "{}", bytes.len());
+            if bytes[12..14] == [8, 0] {
+                let ip = Ipv4Packet::new_checked(&bytes[14..]).expect("a packet");
+                prop_assert!(ip.verify_checksum());
+                prop_assert_eq!(usize::from(ip.total_len()), bytes.len() - 14);
+            }
+        }
+        // An echo to ourselves, and what a neighbour says, are neither.
+        prop_assert!(!out.is_empty() || counted(&world) > before || kind >= 4, "{:?}", world.reasons());
+    }
 }
