@@ -46,7 +46,7 @@ pub enum Ask {
         /// For so long, where it may not always.
         seconds: Option<u64>,
     },
-    /// A node may go out no more, until it is opened again or the next emergency begins.
+    /// A node may go out no more, until it is opened again or, where its way out is for emergencies, the next one begins.
     Close {
         /// Its name, or `all`.
         node: String,
@@ -195,7 +195,11 @@ impl Egress {
         let turn = state.emergency.step(now, healthy);
         if let Some(turn) = turn {
             tracing::warn!("{}", said(turn));
-            state.exits.iter_mut().for_each(|exit| exit.shut &= !matches!(turn, Turn::Begun(_)));
+            // One that is always open and was closed by hand is no matter of an emergency.
+            let concerned = |exit: &&mut Exit| exit.access == Access::Emergency;
+            if matches!(turn, Turn::Begun(_)) {
+                state.exits.iter_mut().filter(concerned).for_each(|exit| exit.shut = false);
+            }
         }
         self.settle(&mut state, now, &turn.map_or_else(String::new, said));
     }
@@ -335,15 +339,16 @@ impl Egress {
                         "a way out is open for {at_most:?} at most, as `egress.emergency.at_most` says"
                     ));
                 }
-                for exit in chosen(&mut state, node)? {
+                let exits = chosen(&mut state, node)?;
+                // Nothing is done by halves where several nodes have the name.
+                if node != "all" && exits.iter().any(|exit| exit.access == Access::Closed) {
+                    return Err(format!(
+                        "the configuration lets `{node}` never out: set its `access` to \"emergency\""
+                    ));
+                }
+                for exit in exits {
                     match exit.access {
-                        Access::Closed if node == "all" => {}
-                        Access::Closed => {
-                            return Err(format!(
-                                "the configuration lets `{}` never out: set its `access` to \"emergency\"",
-                                exit.name
-                            ));
-                        }
+                        Access::Closed => {}
                         Access::Emergency => (exit.shut, exit.until) = (false, Some(now + time)),
                         Access::Open => exit.shut = false,
                     }

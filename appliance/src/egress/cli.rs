@@ -38,7 +38,7 @@ enum EgressCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Let a node out no more, until it is opened again or the next emergency begins
+    /// Let a node out no more, until it is opened again or, where it goes out in emergencies only, the next one begins
     #[command(after_help = "Example:\n  hedgerow egress close b")]
     Close {
         /// The node, or `all`

@@ -241,3 +241,26 @@ fn nodes_on_the_worlds_side_have_no_way_out() {
     let told = layout(&world.egress.config, 0).unwrap();
     assert!(!told.inner.contains(&told.outer));
 }
+
+/// Whoever closes a node that has been taken over does not want it out again because others fail.
+#[test]
+fn an_emergency_opens_none_that_was_closed_by_hand_and_is_no_matter_of_it() {
+    let world = start("[egress.emergency]\nafter = \"30s\"\n");
+    world.egress.ask(&Ask::Close { node: "all".into() }).unwrap();
+    assert_eq!(world.open(), "");
+    world.healthy(false);
+    world.wait(45);
+    assert_eq!((world.egress.status(&[]).emergency.as_str(), world.open().as_str()), ("on", "b"));
+}
+
+#[test]
+fn what_cannot_be_opened_whole_is_not_opened_by_halves() {
+    let world = start(
+        "hidden = \"closed\"\n\
+         [[listener]]\nname = \"rpc\"\nport = \"private\"\nlocal_port = 8555\nprotocol = \"tcp\"\npool = \"rpc\"\nbackend = true\n\
+         [pool.rpc]\nnodes = [\"b=10.0.1.19:8555 hidden\", \"p=10.0.1.20:8555 protected\"]\n",
+    );
+    assert!(world.egress.ask(&Ask::Open { node: "b".into(), seconds: Some(60) }).is_err());
+    world.wait(1);
+    assert_eq!(world.open(), "a");
+}
