@@ -21,9 +21,11 @@ def main(to, source, folder):
     print(json.dumps({"there": True}), flush=True)
     answers, failure = 0, None
     try:
-        while not select.select([sys.stdin], [], [], 0.35)[0]:  # a node takes 200 such requests a minute
+        ended = False
+        while not ended:
             talk.ask(answers)
             answers += 1
+            ended = select.select([sys.stdin], [], [], 0.35)[0]  # a node takes 200 such requests a minute
         talk.bye()
     except Exception as error:  # whatever it is, the session is over
         failure = f"{type(error).__name__}: {error}"

@@ -87,7 +87,7 @@ impl Stand {
     pub(super) fn companion_is_well(&mut self) -> Outcome {
         self.companion.questions = None;
         let said = self.companion.hear(PATIENCE).context("the good session")?;
-        ensure(said["failure"].is_null() && said["answers"].as_u64() > Some(1), || said.to_string())
+        ensure(said["failure"].is_null() && said["answers"].as_u64() >= Some(1), || said.to_string())
     }
 }
 
