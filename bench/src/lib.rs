@@ -146,6 +146,7 @@ pub const FIGURES: &[Entry] = &[
     over_rig("egress-nat", "datagrams of a node translated on their way out", figures::egress::nat),
     over_rig("egress-nat-bulk", "streams of a node translated on their way out", figures::egress::bulk),
     over_rig("proxy-bytes", "memory of an idle connection through a TCP proxy", figures::idle::bytes),
+    over_rig("session-bytes", "memory of an idle authenticated session", figures::session_bytes::run),
     over_rig("session-pairs-known", "TLS both ways, peers that came before", figures::pairs::known),
     over_rig("session-pairs-fresh", "TLS both ways, ids never seen before", figures::pairs::fresh),
     over_rig(

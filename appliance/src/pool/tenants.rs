@@ -44,9 +44,11 @@ impl Tenants {
         Tenants { slots, seed, kinds, seats, next: Instant::ZERO }
     }
 
-    /// A session takes a slot. Those of friends and of the application are their own.
+    /// A session takes a slot. Those of friends and of the application are their own, and nobody asks for one of a session
+    /// without an identity: plain listeners pay nothing for this.
     pub(super) fn enter(&mut self, now: Instant, caller: &Caller) {
-        if caller.friend || caller.backend || self.seats.contains_key(&caller.ticket) {
+        let apart = caller.friend || caller.backend || caller.peer.is_none();
+        if apart || self.seats.contains_key(&caller.ticket) {
             return;
         }
         let (slots, seed) = (self.slots, self.seed);

@@ -107,7 +107,7 @@ fn growth(world: &World, connections: usize) -> Outcome<Growth> {
 }
 
 /// Bytes of the kernel's objects that sockets consist of.
-fn kernel_objects() -> Outcome<f64> {
+pub(super) fn kernel_objects() -> Outcome<f64> {
     const CACHES: [&str; 5] = ["TCP", "sock_inode_cache", "filp", "eventpoll_epi", "nf_conntrack"];
     let text = fs::read_to_string("/proc/slabinfo").context("/proc/slabinfo")?;
     let bytes = |line: &str| -> Option<f64> {

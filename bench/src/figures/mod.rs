@@ -10,6 +10,7 @@ pub mod kinds;
 pub mod node;
 pub mod pairs;
 pub mod reload;
+pub mod session_bytes;
 pub mod syn;
 pub mod under_flood;
 
