@@ -2,39 +2,9 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use common::{namespace, until_up};
 use hedgerow_dataplane::frame::{BATCH, Batch, Lane, Meta, Port};
 use hedgerow_port::{AfPacket, AfPacketConfig, Faults, Faulty, Memory, MemoryConfig, Pcap, PcapLimits};
-
-/// Counts the calls that take memory, on any thread.
-struct Counting;
-
-static TAKEN: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call is the system allocator's own, with the caller's promises passed on; counting touches no memory
-// that is handed out.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        TAKEN.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        TAKEN.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Sends batches from `one` to `other` and echoes them in place; says how many came back.
 fn echo(one: &mut dyn Port, other: &mut dyn Port, batch: &mut Batch, rounds: usize) -> u64 {
@@ -67,7 +37,6 @@ fn discard(port: &mut dyn Port, batch: &mut Batch) {
     }
 }
 
-/// Everything in one test: another one's allocations would count.
 #[test]
 fn frames_allocate_nothing() {
     namespace("frames_allocate_nothing", || {
@@ -83,9 +52,9 @@ fn frames_allocate_nothing() {
         };
         let recorded = Pcap::new(near, std::io::sink(), || 0, PcapLimits::default());
         let mut near = Faulty::new(recorded, faults, faults, 1);
-        let before = TAKEN.load(Ordering::Relaxed);
-        assert!(echo(&mut near, &mut far, &mut batch, 300) > 10_000);
-        assert_eq!(TAKEN.load(Ordering::Relaxed) - before, 0, "memory, recorder and faults");
+        let taken =
+            allocation_counter::measure(|| assert!(echo(&mut near, &mut far, &mut batch, 300) > 10_000));
+        assert_eq!(taken.count_total, 0, "memory, recorder and faults");
 
         common::ip("link add pub0 type veth peer name far0");
         common::ip("link set pub0 up");
@@ -94,8 +63,8 @@ fn frames_allocate_nothing() {
         until_up("far0");
         let mut near = AfPacket::open(&AfPacketConfig::new("pub0")).expect("opens");
         let mut far = AfPacket::open(&AfPacketConfig::new("far0")).expect("opens");
-        let before = TAKEN.load(Ordering::Relaxed);
-        assert!(echo(&mut near, &mut far, &mut batch, 300) > 1_000);
-        assert_eq!(TAKEN.load(Ordering::Relaxed) - before, 0, "packet sockets");
+        let taken =
+            allocation_counter::measure(|| assert!(echo(&mut near, &mut far, &mut batch, 300) > 1_000));
+        assert_eq!(taken.count_total, 0, "packet sockets");
     });
 }
