@@ -132,6 +132,8 @@ pub fn core(
                 source_per_minute: limits.source_per_minute,
                 prefix_per_minute: limits.prefix_per_minute,
                 sessions_per_second: limits.sessions_per_second,
+                source_bytes: limits.source_bytes,
+                prefix_bytes: limits.prefix_bytes,
                 friends_percent: limits.friends_percent,
                 known_percent: limits.known_percent,
             },

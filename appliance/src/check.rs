@@ -12,6 +12,7 @@ use hedgerow_policy::tls::{Clock, Settings};
 use crate::assemble;
 use crate::config::egress::Access;
 use crate::config::{Config, Driver, Identity, Listener, Mode, Pool, Port, Protocol, Share, SourceChoice};
+use crate::cores;
 use crate::identity::Secret;
 use crate::rules::Policy;
 
@@ -103,15 +104,16 @@ pub fn policy(policy: &Policy) -> String {
 
 /// The shards, and what each of them may hold.
 fn cores_line(config: &Config) -> String {
-    let shards = config.cores.shards();
-    let on = match &config.cores.dataplane {
-        None => "the machine's last core".to_owned(),
-        Some(cores) => {
-            let cores: Vec<String> = cores.iter().map(ToString::to_string).collect();
-            format!("core{} {}", if cores.len() == 1 { "" } else { "s" }, cores.join(", "))
-        }
-    };
-    let flows = config.limits.flows.div_ceil(usize::from(shards));
+    let auto = config.cores.dataplane.is_none();
+    let cores = config.cores.dataplane.clone().unwrap_or_else(|| cores::choose(config));
+    let shards = cores.len().max(1);
+    let numbers: Vec<String> = cores.iter().map(ToString::to_string).collect();
+    let on = match numbers.as_slice() {
+        [] => "any core".to_owned(),
+        [core] => format!("core {core}"),
+        several => format!("cores {}", several.join(", ")),
+    } + if auto { ", as this machine and its devices suggest" } else { "" };
+    let flows = config.limits.flows.div_ceil(shards);
     let (count, each) = match shards {
         1 => ("one shard".to_owned(), String::new()),
         _ => (format!("{shards} shards"), " each".to_owned()),
@@ -123,7 +125,7 @@ fn cores_line(config: &Config) -> String {
     format!(
         "cores: {count} on {on}; {flows} connections{each} (up to {} MiB of tables, {} MiB of buffers){workers}\n",
         (flows * assemble::FLOW_BYTES).div_ceil(1 << 20),
-        (config.limits.buffer_memory / u64::from(shards)) >> 20
+        (config.limits.buffer_memory / shards as u64) >> 20
     )
 }
 

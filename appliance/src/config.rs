@@ -78,7 +78,7 @@ pub enum Poll {
 /// The cores that poll the ports, each with a shard of its own, and what stands beside them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cores {
-    /// A shard on each of these cores; `None`: one on the machine's last.
+    /// A shard on each of these cores; `None`: [`cores::choose`](crate::cores::choose) says.
     pub dataplane: Option<Vec<usize>>,
     /// What they do while nothing arrives.
     pub poll: Poll,
@@ -363,6 +363,10 @@ pub struct Limits {
     pub prefix_per_minute: u32,
     /// Sessions that may begin in a second; zero: any number.
     pub sessions_per_second: u32,
+    /// Bytes that one IPv4 address or IPv6 /64 may exchange with us in a second; zero: any number.
+    pub source_bytes: u32,
+    /// Bytes that one IPv4 /24 or IPv6 /48 may exchange with us in a second; zero: any number.
+    pub prefix_bytes: u32,
     /// From where friends come: no quota, eviction or ban concerns them.
     pub friends: Vec<ipnet::IpNet>,
     /// Percentage of all connections that only friends may take.
@@ -394,6 +398,12 @@ pub struct PolicyFiles {
     pub watch: bool,
 }
 
+impl Limits {
+    /// The least that [`Limits::source_bytes`] and [`Limits::prefix_bytes`] may be, in bytes: so many that each session of a
+    /// source gets more than the rate below which a peer counts as too slow.
+    pub const BYTES_LEAST: u32 = 1 << 20;
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
@@ -407,6 +417,8 @@ impl Default for Limits {
             source_per_minute: 0,
             prefix_per_minute: 0,
             sessions_per_second: 0,
+            source_bytes: 0,
+            prefix_bytes: 0,
             friends: Vec::new(),
             friends_percent: 2,
             known_percent: 10,

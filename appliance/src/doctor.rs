@@ -82,7 +82,7 @@ const CAPABILITIES: [(u32, &str, &str); 3] = [
 /// The first kernel that has what the XDP program needs.
 const XDP_FROM: (u32, u32) = (5, 18);
 /// Largest MTU that AF_XDP's chunks hold.
-const XDP_MTU: u32 = 3_822;
+pub(crate) const XDP_MTU: u32 = 3_822;
 
 /// Looks at the machine, and at what a configuration asks of it.
 pub fn findings(config: Option<&Config>, roots: Roots<'_>) -> Vec<Finding> {
@@ -106,7 +106,7 @@ pub fn findings(config: Option<&Config>, roots: Roots<'_>) -> Vec<Finding> {
     found
 }
 
-fn read(path: impl AsRef<Path>) -> Option<String> {
+pub(crate) fn read(path: impl AsRef<Path>) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 

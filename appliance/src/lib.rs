@@ -17,6 +17,7 @@ pub mod commons;
 pub mod config;
 pub mod control;
 pub mod core;
+pub mod cores;
 pub mod device;
 pub mod doctor;
 pub mod egress;

@@ -29,6 +29,7 @@ use crate::bell::Bell;
 use crate::commons::Commons;
 use crate::config::{Config, Mode};
 use crate::control::{self, Commands, Control, Line};
+use crate::cores;
 use crate::egress::Egress;
 use crate::events::{EventLine, EventSink, Feed};
 use crate::identity::{Secret, random};
@@ -50,7 +51,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs the appliance until SIGTERM or SIGINT.
-pub fn run(config: Config) -> Result<(), RunError> {
+pub fn run(mut config: Config) -> Result<(), RunError> {
+    if config.cores.dataplane.is_none() {
+        config.cores.dataplane = Some(cores::choose(&config)).filter(|cores| !cores.is_empty());
+    }
     let config = Arc::new(config);
     let secret = match &config.identity {
         Some(identity) => Secret::load(&identity.secret).map_err(RunError::Secret)?,

@@ -232,6 +232,11 @@ impl Sockets {
         }
     }
 
+    /// A peer has exchanged so many bytes with us: until when its connection has to rest, if it has to.
+    pub fn moved(&self, now: Instant, id: FlowId, bytes: usize) -> Option<Instant> {
+        self.admission.moved(now, self.inner(id)?, bytes)
+    }
+
     /// Notes that a peer has earned a record.
     pub fn commend(&mut self, id: FlowId) {
         if let Some(id) = self.inner(id) {

@@ -235,6 +235,8 @@ pub struct AdmissionStatus {
     pub listener_quota: u64,
     /// Refused because too many sessions had just begun.
     pub session_rate: u64,
+    /// Times that a session had to rest because its source or prefix moved more bytes than it may.
+    pub held_back: u64,
 }
 
 /// Frames.
@@ -371,7 +373,7 @@ impl Status {
             },
             passed: passed.into(),
             pools: pools(config, &sum.pools),
-            admission: admission(config, shard),
+            admission: admission(config, &sum),
             bans: BansStatus::default(),
             egress: None,
             policy: None,
@@ -426,8 +428,9 @@ impl ShardStatus {
     }
 }
 
-fn admission(config: &Config, shard: &hedgerow_dataplane::shard::Statistics) -> AdmissionStatus {
+fn admission(config: &Config, core: &CoreStatistics) -> AdmissionStatus {
     use hedgerow_dataplane::Reason;
+    let shard = &core.shard;
     AdmissionStatus {
         handshakes: shard.strangers,
         handshakes_limit: config.limits.handshakes_in_flight,
@@ -441,6 +444,7 @@ fn admission(config: &Config, shard: &hedgerow_dataplane::shard::Statistics) -> 
         prefix_quota: shard.reasons[Reason::PrefixQuota],
         listener_quota: shard.reasons[Reason::ListenerQuota],
         session_rate: shard.reasons[Reason::SessionRate],
+        held_back: core.held_back,
     }
 }
 
@@ -613,11 +617,11 @@ impl AdmissionStatus {
              ({long_lived} kept for their age, {useful} for what they brought)"
         )?;
         let quotas = self.source_quota + self.prefix_quota + self.listener_quota;
-        let AdmissionStatus { evicted, outranked, expired, session_rate, .. } = self;
+        let AdmissionStatus { evicted, outranked, expired, session_rate, held_back, .. } = self;
         writeln!(
             f,
             "evicted  {evicted} in the handshake, {expired} too slow in it, {outranked} after it; \
-             refused {quotas} by quotas, {session_rate} by pace"
+             refused {quotas} by quotas, {session_rate} by pace; held back {held_back} times for bytes"
         )
     }
 }

@@ -108,6 +108,8 @@ fn quotas_hold_from_the_policy_that_states_them() {
         source_per_minute: 1,
         prefix_per_minute: 1,
         sessions_per_second: 0,
+        source_bytes: 0,
+        prefix_bytes: 0,
     };
     let (usual, _) = ruled(5, policy(Rules::default()));
     let (tight, _) = ruled(5, Policy { quotas: Some(few), ..policy(Rules::default()) });

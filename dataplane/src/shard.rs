@@ -593,6 +593,11 @@ impl Shard {
         self.admission.credit(now, id, points);
     }
 
+    /// A peer has exchanged so many bytes with us: until when its flow has to rest, if it has to. The host sees to it.
+    pub fn moved(&self, now: Instant, id: FlowId, bytes: usize) -> Option<Instant> {
+        self.admission.moved(now, id, bytes)
+    }
+
     /// Notes that a peer has earned a record: room is kept for its address when it comes again.
     pub fn commend(&mut self, id: FlowId) {
         self.admission.remember(id);

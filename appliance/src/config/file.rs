@@ -209,6 +209,8 @@ pub(super) struct Limits {
     pub(super) source_per_minute: Option<Spanned<i64>>,
     pub(super) prefix_per_minute: Option<Spanned<i64>>,
     pub(super) sessions_per_second: Option<Spanned<i64>>,
+    pub(super) source_bytes: Option<Spanned<Size>>,
+    pub(super) prefix_bytes: Option<Spanned<Size>>,
     pub(super) friends: Option<Spanned<Vec<Network>>>,
     pub(super) friends_percent: Option<Spanned<i64>>,
     pub(super) known_percent: Option<Spanned<i64>>,

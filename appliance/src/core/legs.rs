@@ -9,8 +9,10 @@ use hedgerow_dataplane::frame::Port;
 use hedgerow_dataplane::shard::{Event, FlowId, Source, Standing, Target};
 use hedgerow_dataplane::tcp::Flow;
 use hedgerow_dataplane::wire::FlowKey;
+use hedgerow_policy::Leg;
 
 use super::Core;
+use super::seats::Seat;
 use crate::sockets::{SocketFlow, Sockets};
 
 /// One leg's connection.
@@ -140,6 +142,23 @@ impl<P: Port> Core<P> {
         match self.sockets.as_mut().filter(|sockets| sockets.has(id)) {
             Some(sockets) => sockets.credit(now, id, points),
             None => self.shard.credit(now, id, points),
+        }
+    }
+
+    /// Until when a flow has to rest after so many bytes, if it has to.
+    fn moved(&mut self, now: Instant, id: FlowId, bytes: usize) -> Option<Instant> {
+        match self.sockets.as_mut().filter(|sockets| sockets.has(id)) {
+            Some(sockets) => sockets.moved(now, id, bytes),
+            None => self.shard.moved(now, id, bytes),
+        }
+    }
+
+    /// Counts what a leg moved in this turn; the public one may have to rest for it.
+    pub(super) fn spend(&mut self, now: Instant, seat: &mut Seat, leg: Leg, bytes: usize) {
+        let Some((id, ..)) = seat.leg(leg).flow.filter(|_| leg == Leg::Public && bytes > 0) else { return };
+        if let Some(until) = self.moved(now, id, bytes) {
+            self.held_back += u64::from(seat.rests.is_none());
+            seat.rests = seat.rests.max(Some(until));
         }
     }
 

@@ -153,6 +153,7 @@ impl<P: Port> Core<P> {
 
     /// Moves bytes and requests until nothing moves; true where turns ran out first.
     fn drive(&mut self, now: Instant, seat: &mut Seat) -> bool {
+        seat.rests = seat.rests.filter(|until| *until > now);
         for _ in 0..ROUNDS {
             let mut moved = false;
             for leg in LEGS {
@@ -171,7 +172,7 @@ impl<P: Port> Core<P> {
 
     /// Hands what arrived on a leg to the session, and its end once all before it was taken.
     fn read(&mut self, now: Instant, seat: &mut Seat, leg: Leg) -> bool {
-        let Some((id, ..)) = seat.leg(leg).flow else { return false };
+        let Some((id, ..)) = seat.leg(leg).flow.filter(|_| !seat.is_at_rest(leg)) else { return false };
         let Some(mut flow) = self.flow(id) else { return false };
         let over = seat.session.verdict().is_some();
         let bytes = flow.peek();
@@ -181,8 +182,10 @@ impl<P: Port> Core<P> {
             // What a session that is over does not want is nobody's.
             let consumed = if taken == 0 && over { available } else { taken };
             flow.consume(consumed);
+            drop(flow);
             seat.leg(leg).bytes += consumed as u64;
             seat.moved = now;
+            self.spend(now, seat, leg, consumed);
             return consumed > 0;
         }
         if flow.finished() && !seat.leg(leg).told_fin {
@@ -196,7 +199,7 @@ impl<P: Port> Core<P> {
     /// Lets the session write into a leg, and ends the leg once everything before its end is queued.
     fn write(&mut self, now: Instant, seat: &mut Seat, leg: Leg) -> bool {
         let connected = matches!(seat.dial, Dial::Connected(..) | Dial::Watching(true));
-        if leg == Leg::Private && !connected || seat.leg(leg).shut {
+        if leg == Leg::Private && !connected || seat.leg(leg).shut || seat.is_at_rest(leg) {
             return false;
         }
         let Some((id, ..)) = seat.leg(leg).flow else { return false };
@@ -210,6 +213,8 @@ impl<P: Port> Core<P> {
         // Even of nothing: an empty queue gives its memory back.
         flow.commit(written);
         if written > 0 {
+            drop(flow);
+            self.spend(now, seat, leg, written);
             return true;
         }
         if matches!(seat.leg(leg).closing, Some(Close::Finish(_))) {

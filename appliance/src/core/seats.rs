@@ -75,6 +75,8 @@ pub(super) struct Seat {
     pub(super) moved: Instant,
     /// Another source waits for this session to show no sign of life, since then.
     pub(super) challenged: Option<Instant>,
+    /// The public leg is neither read nor written until then: its source has moved as many bytes as it may.
+    pub(super) rests: Option<Instant>,
     /// Ends the session whatever it says: its verdict is there, but a leg does not drain.
     pub(super) linger: Option<Instant>,
     /// The host ends it: its work had to make room.
@@ -115,6 +117,7 @@ impl Seat {
             post: None,
             moved: now,
             challenged: None,
+            rests: None,
             linger: None,
             doomed: false,
             ready: false,
@@ -127,13 +130,18 @@ impl Seat {
         &mut self.legs[leg as usize]
     }
 
+    /// Whether a leg is to be left alone for now.
+    pub(super) fn is_at_rest(&self, leg: Leg) -> bool {
+        leg == Leg::Public && self.rests.is_some()
+    }
+
     /// When the host wants to look at it, apart from the session's own deadline.
     pub(super) fn host_deadline(&self) -> Option<Instant> {
         let dial = match self.dial {
             Dial::Challenging(until) | Dial::Connecting(_, _, until) => Some(until),
             _ => None,
         };
-        dial.into_iter().chain(self.linger).min()
+        dial.into_iter().chain(self.rests).chain(self.linger).min()
     }
 }
 

@@ -28,6 +28,8 @@ pub struct CoreStatistics {
     pub sessions_dialled: usize,
     /// Sessions that a bug in their code has ended.
     pub crashed: u64,
+    /// Times that a session had to rest because its source had moved as many bytes as it may.
+    pub held_back: u64,
     /// Cryptographic steps run, given up, waiting, and most that waited.
     pub work: WorkStatistics,
     /// The pools.
@@ -74,6 +76,7 @@ impl CoreStatistics {
         self.sessions_opened += other.sessions_opened;
         self.sessions_dialled += other.sessions_dialled;
         self.crashed += other.crashed;
+        self.held_back += other.held_back;
         self.work.done += other.work.done;
         self.work.dropped += other.work.dropped;
         self.work.waiting += other.work.waiting;
@@ -100,6 +103,7 @@ impl<P: Port> Core<P> {
             sessions_opened: self.seats.opened,
             sessions_dialled: self.seats.iter().filter(dialled).count(),
             crashed: self.crashed,
+            held_back: self.held_back,
             work: WorkStatistics {
                 done: self.work.done,
                 dropped: self.work.dropped,

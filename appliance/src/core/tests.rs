@@ -56,6 +56,35 @@ fn megabytes_arrive_whole_through_windows_of_any_size() {
 }
 
 #[test]
+fn a_source_that_moves_more_than_it_may_waits_and_loses_nothing() {
+    const RATE: usize = 1 << 20;
+    let mut world = World::relays(Plan { source_bytes: RATE as u32, ..Plan::default() });
+    let peer = world.connect(PEER);
+    world.say(peer, b"x");
+    let node = world.node_flow();
+    let other = world.connect(OTHER_PEER);
+    // Both ways at once, as fast as the windows let it, for ten seconds.
+    let data = vec![7; 64 << 10];
+    let (mut sent, mut heard) = ([1, 0], [0, 0]);
+    for _ in 0..100 {
+        sent[0] += world.peer.say(peer, &data);
+        sent[1] += world.node.say(node, &data);
+        world.pass(Duration::from_millis(100));
+        heard[0] += world.node.heard(node).len();
+        heard[1] += world.peer.heard(peer).len();
+    }
+    let (moved, most) = (heard[0] + heard[1], 11 * RATE + (64 << 10));
+    assert!((10 * RATE..most).contains(&moved), "{moved} bytes in ten seconds");
+    assert!(heard.iter().all(|&way| way > moved / 4), "each way has its share: {heard:?}");
+    assert!(world.statistics().held_back > 10);
+    assert_eq!(world.peer.closed(other), None);
+    world.pass(seconds(3));
+    heard[0] += world.node.heard(node).len();
+    heard[1] += world.peer.heard(peer).len();
+    assert_eq!(heard, sent, "what was held back arrives");
+}
+
+#[test]
 fn a_session_that_stands_has_no_handshake_deadline() {
     let mut world = World::relays(Plan::default());
     let peer = world.connect(PEER);

@@ -77,6 +77,8 @@ fn values(policy: &Policy) -> BTreeMap<String, String> {
             ("source_per_minute", quotas.source_per_minute),
             ("prefix_per_minute", quotas.prefix_per_minute),
             ("sessions_per_second", quotas.sessions_per_second),
+            ("source_bytes", quotas.source_bytes),
+            ("prefix_bytes", quotas.prefix_bytes),
         ];
         values.extend(told.map(|(name, value)| (format!("quotas.{name}"), value.to_string())));
     }

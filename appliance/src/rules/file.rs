@@ -18,8 +18,8 @@ use toml::de::{DeTable, DeValue};
 use super::slots::Slots;
 use super::{Policy, lists, words};
 use crate::assemble;
-use crate::config::units::{Network, NodeId};
-use crate::config::{Config, Diagnostic, Mode, Report};
+use crate::config::units::{Network, NodeId, Size};
+use crate::config::{Config, Diagnostic, Limits, Mode, Report};
 use walk::{Value, Walk};
 
 /// Reads a policy. Lists and a schema are looked for beside `path`.
@@ -202,10 +202,20 @@ impl Reader<'_> {
             source_per_minute: limits.source_per_minute,
             prefix_per_minute: limits.prefix_per_minute,
             sessions_per_second: limits.sessions_per_second,
+            source_bytes: limits.source_bytes,
+            prefix_bytes: limits.prefix_bytes,
         };
         let Some(table) = value.and_then(|value| self.walk.table(value)) else { return quotas };
         for (word, _, value) in self.walk.entries(table, "field", words::QUOTAS) {
-            let Some(number) = self.walk.number(value, &words::quota(word)) else { continue };
+            let range = words::quota(word);
+            let bytes = words::counts_bytes(word);
+            let number = if bytes { self.walk.bytes(value, &range) } else { self.walk.number(value, &range) };
+            let Some(number) = number else { continue };
+            let least = i64::from(Limits::BYTES_LEAST);
+            if bytes && (1..least).contains(&number.value) {
+                let expected = format!("expected {} at least, or 0 for any number", Size(least as u64));
+                self.walk.error(value.span(), "too few bytes a second", expected);
+            }
             let place = match word {
                 "per_source" => &mut quotas.per_source,
                 "per_24" => &mut quotas.per_24,
@@ -214,6 +224,8 @@ impl Reader<'_> {
                 "v6_48" => &mut quotas.v6_48,
                 "source_per_minute" => &mut quotas.source_per_minute,
                 "prefix_per_minute" => &mut quotas.prefix_per_minute,
+                "source_bytes" => &mut quotas.source_bytes,
+                "prefix_bytes" => &mut quotas.prefix_bytes,
                 _ => &mut quotas.sessions_per_second,
             };
             *place = u32::try_from(number.value).unwrap_or(u32::MAX);

@@ -16,7 +16,13 @@ pub fn json(protocol: &Schema) -> Value {
         json!({ "type": "string", "description": "A protocol schema in place of the built-in one." }),
     );
     top.insert("scope".into(), json!({ "type": "array", "items": scope(protocol) }));
-    top.insert("quotas".into(), object(words::QUOTAS, |word| number(&words::quota(word))));
+    top.insert(
+        "quotas".into(),
+        object(words::QUOTAS, |word| match words::counts_bytes(word) {
+            true => bytes(&words::quota(word)),
+            false => number(&words::quota(word)),
+        }),
+    );
     top.insert("friends".into(), object(words::FRIENDS, |_| texts()));
     top.insert("lists".into(), object(words::LISTS, |_| texts()));
     let kinds: Vec<&str> = NodeType::ALL.iter().map(|kind| kind.name()).chain(["friend"]).collect();

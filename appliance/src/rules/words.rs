@@ -47,7 +47,14 @@ pub(super) const QUOTAS: &[&str] = &[
     "source_per_minute",
     "prefix_per_minute",
     "sessions_per_second",
+    "source_bytes",
+    "prefix_bytes",
 ];
+
+/// Whether a quota is of bytes a second.
+pub(super) fn counts_bytes(quota: &str) -> bool {
+    matches!(quota, "source_bytes" | "prefix_bytes")
+}
 
 /// The range of a quota.
 pub(super) fn quota(word: &str) -> Range {
@@ -56,6 +63,7 @@ pub(super) fn quota(word: &str) -> Range {
         "source_per_minute" | "prefix_per_minute" | "sessions_per_second" => {
             Range { least: 0, most: 1_000_000 }
         }
+        _ if counts_bytes(word) => Range { least: 0, most: u32::MAX.into() },
         _ => Range { least: 1, most: 1_000_000 },
     }
 }

@@ -1,6 +1,6 @@
-//! What all shards of an appliance count together about sources: how many flows each holds, how fast it began sessions, and
+//! What all shards of an appliance count together about sources: how many flows each holds, how fast it began sessions and moves bytes, and
 //! whether it has a record. Tables of atomics of a fixed size under a keyed hash, touched some times per connection, never
-//! per frame; with one shard everything is deterministic.
+//! per frame; bytes are counted by the turn of a session. With one shard everything is deterministic.
 //!
 //! # What is where, and what may write it
 //!
@@ -53,6 +53,8 @@ pub struct Census {
     paces: [Box<[AtomicU64]>; 2],
     /// The pace of all sources together.
     total: AtomicU64,
+    /// Two rows of buckets for bytes, by the same places as the paces: the instant, in nanoseconds, at which one is full again.
+    bytes: [Box<[AtomicU64]>; 2],
     /// Two halves of keyed bits; the older is emptied when the younger is full.
     record: [Box<[AtomicU64]>; 2],
     /// Entries written so far; says which half is the younger.
@@ -70,6 +72,7 @@ impl Census {
             listeners: zeros(LISTENERS, || AtomicU32::new(0)),
             paces: core::array::from_fn(|_| zeros(PACES, || AtomicU64::new(0))),
             total: AtomicU64::new(0),
+            bytes: core::array::from_fn(|_| zeros(PACES, || AtomicU64::new(0))),
             record: core::array::from_fn(|_| zeros(RECORD_BITS / 64, || AtomicU64::new(0))),
             recorded: AtomicU64::new(0),
         })
@@ -77,7 +80,7 @@ impl Census {
 
     /// Memory that it takes, in bytes.
     pub fn bytes(flows: usize) -> usize {
-        (2 * flows).next_power_of_two() * 4 * ROWS * LEVELS + LISTENERS * 4 + PACES * 16 + RECORD_BITS / 4
+        (2 * flows).next_power_of_two() * 4 * ROWS * LEVELS + LISTENERS * 4 + PACES * 32 + RECORD_BITS / 4
     }
 
     /// Shards that count here.
@@ -113,14 +116,17 @@ impl Census {
     /// Whether a source may begin a session at a pace of `per_minute`; bursts of a minute's worth pass.
     pub(super) fn in_pace(&self, now: Instant, source: Address, level: usize, per_minute: u32) -> bool {
         let full = now.micros() + MINUTE;
-        per_minute == 0 || self.buckets(source, level).iter().any(|b| b.load(Ordering::Relaxed) < full)
+        let buckets = self.buckets(&self.paces, source, level);
+        per_minute == 0 || buckets.iter().any(|b| b.load(Ordering::Relaxed) < full)
     }
 
     /// A source began a session.
     pub(super) fn charge(&self, now: Instant, source: Address, level: usize, per_minute: u32) {
         if per_minute > 0 {
             let cost = MINUTE / u64::from(per_minute);
-            self.buckets(source, level).iter().for_each(|bucket| pay(bucket, now, cost));
+            self.buckets(&self.paces, source, level).iter().for_each(|bucket| {
+                pay(bucket, now.micros(), cost);
+            });
         }
     }
 
@@ -132,8 +138,29 @@ impl Census {
     /// A session began.
     pub(super) fn charge_all(&self, now: Instant, per_second: u32) {
         if per_second > 0 {
-            pay(&self.total, now, SECOND / u64::from(per_second));
+            pay(&self.total, now.micros(), SECOND / u64::from(per_second));
         }
+    }
+
+    /// A source has moved bytes at a pace of `per_second`: until when that takes, if longer than until now. A second's worth
+    /// takes no time.
+    pub(super) fn moved(
+        &self,
+        now: Instant,
+        source: Address,
+        level: usize,
+        bytes: u64,
+        per_second: u32,
+    ) -> Option<Instant> {
+        if per_second == 0 {
+            return None;
+        }
+        let nanos = now.micros() * 1_000;
+        let cost = bytes.saturating_mul(1_000_000_000) / u64::from(per_second);
+        let full = self.buckets(&self.bytes, source, level).map(|bucket| pay(bucket, nanos, cost));
+        // Whoever shares one of the buckets with others has the other one.
+        let until = full.into_iter().min()?.saturating_sub(1_000 * SECOND);
+        (until > nanos).then(|| Instant::from_micros(until.div_ceil(1_000)))
     }
 
     /// Notes that a source has earned a record: a session of some length, without complaint.
@@ -167,9 +194,14 @@ impl Census {
         })
     }
 
-    fn buckets(&self, source: Address, level: usize) -> [&AtomicU64; 2] {
+    fn buckets<'a>(
+        &self,
+        rows: &'a [Box<[AtomicU64]>; 2],
+        source: Address,
+        level: usize,
+    ) -> [&'a AtomicU64; 2] {
         let hash = self.hash(source, level);
-        [&self.paces[0][hash as usize & (PACES - 1)], &self.paces[1][(hash >> 32) as usize & (PACES - 1)]]
+        [&rows[0][hash as usize & (PACES - 1)], &rows[1][(hash >> 32) as usize & (PACES - 1)]]
     }
 
     fn bits(&self, source: Address) -> [usize; 4] {
@@ -202,11 +234,13 @@ fn nth(hash: u64, n: usize) -> u32 {
     (hash as u32).wrapping_add(((hash >> 32) as u32 | 1).wrapping_mul(n as u32))
 }
 
-/// Takes a token out of a bucket.
-fn pay(bucket: &AtomicU64, now: Instant, cost: u64) {
-    let take = |full: u64| Some(full.max(now.micros()) + cost);
-    // The closure always gives a value, so this cannot fail.
-    let _ = bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+/// Takes what something costs out of a bucket; when it is full again.
+fn pay(bucket: &AtomicU64, now: u64, cost: u64) -> u64 {
+    let take = |full: u64| full.max(now).saturating_add(cost);
+    // The closure always gives a value, so this is what was there before.
+    let (Ok(before) | Err(before)) =
+        bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full| Some(take(full)));
+    take(before)
 }
 
 #[cfg(test)]

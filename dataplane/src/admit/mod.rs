@@ -16,6 +16,9 @@
 //! `known_percent` for sources with a record, so that no crowd of fresh addresses can take it. Quotas and paces do not hold
 //! for friends; the pace of all together holds for no source with a record.
 //!
+//! Bytes are a matter of pace, too: a source, or its /24 or /48, that exchanges more in a second than it may is not refused but
+//! held back ([`Admission::moved`]).
+//!
 //! # What it costs
 //!
 //! All tables are taken at start. No operation looks at all flows, but for the choice among strangers where a few draws do
@@ -69,6 +72,10 @@ pub struct Limits {
     pub prefix_per_minute: u32,
     /// Sessions that may begin in a second; zero: any number.
     pub sessions_per_second: u32,
+    /// Bytes that one IPv4 address or IPv6 /64 may exchange with us in a second, both ways together; zero: any number.
+    pub source_bytes: u32,
+    /// Bytes that one IPv4 /24 or IPv6 /48 may exchange with us in a second, both ways together; zero: any number.
+    pub prefix_bytes: u32,
     /// Percentage of the flows that only friends may take.
     pub friends_percent: u32,
     /// Percentage of the flows that only friends and sources with a record may take.
@@ -91,6 +98,8 @@ impl Default for Limits {
             source_per_minute: 0,
             prefix_per_minute: 0,
             sessions_per_second: 0,
+            source_bytes: 0,
+            prefix_bytes: 0,
             friends_percent: 2,
             known_percent: 10,
         }
@@ -116,6 +125,10 @@ pub struct Quotas {
     pub prefix_per_minute: u32,
     /// See [`Limits::sessions_per_second`].
     pub sessions_per_second: u32,
+    /// See [`Limits::source_bytes`].
+    pub source_bytes: u32,
+    /// See [`Limits::prefix_bytes`].
+    pub prefix_bytes: u32,
 }
 
 /// The level at which the fullest prefix is looked for: an attacker who owns a wide prefix spreads over narrow ones.
@@ -205,6 +218,7 @@ impl Admission {
     pub fn set_quotas(&mut self, quotas: &Quotas) {
         let Quotas { per_source, per_24, per_16_percent, v6_64, v6_48, .. } = *quotas;
         let Quotas { source_per_minute, prefix_per_minute, sessions_per_second, .. } = *quotas;
+        let Quotas { source_bytes, prefix_bytes, .. } = *quotas;
         self.limits = Limits {
             per_source,
             per_24,
@@ -214,6 +228,8 @@ impl Admission {
             source_per_minute,
             prefix_per_minute,
             sessions_per_second,
+            source_bytes,
+            prefix_bytes,
             ..self.limits
         };
     }
@@ -337,6 +353,21 @@ impl Admission {
         if let Some(seat) = self.entry(id).and_then(|entry| entry.seat) {
             self.roster.credit(now, seat, points);
         }
+    }
+
+    /// A flow's peer has exchanged so many bytes with us. The flow rests until the returned instant, if that is still to come.
+    ///
+    /// Each flow of a source waits for what it has moved itself, behind what the others moved before it: so they share what the
+    /// source may have, and none of them starves. A second's worth passes at once. Strangers and friends are not held back:
+    /// the ones may be forged and move little, the others are trusted.
+    pub fn moved(&self, now: Instant, id: FlowId, bytes: usize) -> Option<Instant> {
+        let Limits { source_bytes, prefix_bytes, .. } = self.limits;
+        if source_bytes == 0 && prefix_bytes == 0 {
+            return None;
+        }
+        let entry = self.entry(id).filter(|entry| entry.standing == Standing::Proven)?;
+        let pay = |level, rate| self.census.moved(now, entry.remote, level, bytes as u64, rate);
+        pay(0, source_bytes).max(pay(1, prefix_bytes))
     }
 
     /// Notes that a flow's peer has earned a record.

@@ -18,6 +18,8 @@ const LIMITS: Limits = Limits {
     source_per_minute: 0,
     prefix_per_minute: 0,
     sessions_per_second: 0,
+    source_bytes: 0,
+    prefix_bytes: 0,
     friends_percent: 5,
     known_percent: 10,
 };
@@ -174,6 +176,80 @@ fn sessions_begin_at_a_pace() {
     books.census.remember(v4(4, 0, 0, 1));
     assert_eq!(begin(&mut books, 0, 0, v4(4, 0, 0, 1)), Ok(None));
     assert_eq!(begin(&mut books, 60_000, 0, v4(1, 0, 0, 1)), Ok(None));
+}
+
+#[test]
+fn flows_of_a_source_share_what_it_may_move() {
+    const CHUNK: usize = 16 << 10;
+    let limits = Limits { source_bytes: 1 << 20, ..LIMITS };
+    let mut books = self::books(limits, 3);
+    let friend: crate::wire::Prefix = "99.0.0.0/8".parse().expect("a prefix");
+    books.set_friends(Arc::new(PrefixSet::new([friend])));
+    let enter = |books: &mut Admission, slot, source, standing| {
+        books.opened(NOW, id(slot), source, Some(LISTENER), Standing::Stranger);
+        books.standing(NOW, id(slot), standing);
+    };
+    (0..3).for_each(|slot| enter(&mut books, slot, v4(1, 0, 0, 1), Standing::Proven));
+    enter(&mut books, 3, v4(2, 0, 0, 1), Standing::Proven);
+    enter(&mut books, 4, v4(99, 0, 0, 1), Standing::Reserved);
+    books.opened(NOW, id(5), v4(1, 0, 0, 1), Some(LISTENER), Standing::Stranger);
+    // Each moves a chunk whenever it may, for ten seconds.
+    let (mut moved, mut rests) = ([0usize; 5], [NOW; 5]);
+    for millis in 0..10_000 {
+        let now = Instant::from_millis(millis);
+        for slot in 0..5 {
+            if rests[slot] <= now {
+                moved[slot] += CHUNK;
+                rests[slot] = books.moved(now, id(slot as u32), CHUNK).unwrap_or(now);
+            }
+        }
+    }
+    let together: usize = moved[..3].iter().sum();
+    // A second's worth at once, then a second's worth each second, and what the last turns were ahead.
+    assert!((11 << 20..=(11 << 20) + 3 * CHUNK).contains(&together), "{together}");
+    assert!(moved[..3].iter().all(|share| share.abs_diff(together / 3) <= 2 * CHUNK), "{moved:?}");
+    assert!(moved[3].abs_diff(11 << 20) <= CHUNK, "another source has its own: {moved:?}");
+    assert_eq!(moved[4], 10_000 * CHUNK, "a friend has no limit");
+    assert_eq!(books.moved(NOW, id(5), 1 << 30), None, "nobody has proved to be a stranger's source");
+    books.set_quotas(&quotas(&LIMITS));
+    assert_eq!(books.moved(NOW, id(0), 1 << 30), None);
+}
+
+/// What of the limits may change.
+fn quotas(limits: &Limits) -> Quotas {
+    let Limits { per_source, per_24, per_16_percent, v6_64, v6_48, .. } = *limits;
+    let Limits { source_per_minute, prefix_per_minute, sessions_per_second, .. } = *limits;
+    let Limits { source_bytes, prefix_bytes, .. } = *limits;
+    Quotas {
+        per_source,
+        per_24,
+        per_16_percent,
+        v6_64,
+        v6_48,
+        source_per_minute,
+        prefix_per_minute,
+        sessions_per_second,
+        source_bytes,
+        prefix_bytes,
+    }
+}
+
+#[test]
+fn a_prefix_may_move_so_much_however_many_sources_it_has() {
+    let books = |limits| {
+        let mut books = self::books(limits, 3);
+        for slot in 0..4 {
+            let source = v4(1, 0, 0, slot as u8);
+            books.opened(NOW, id(slot), source, Some(LISTENER), Standing::Stranger);
+            books.standing(NOW, id(slot), Standing::Proven);
+        }
+        books
+    };
+    let until = |limits| (0..4).map(|slot| books(limits).moved(NOW, id(slot), 4 << 20)).max().flatten();
+    assert_eq!(until(Limits { prefix_bytes: 4 << 20, ..LIMITS }), None);
+    let books = books(Limits { prefix_bytes: 4 << 20, source_bytes: 8 << 20, ..LIMITS });
+    let rests: Vec<_> = (0..4).map(|slot| books.moved(NOW, id(slot), 4 << 20).map(Instant::millis)).collect();
+    assert_eq!(rests, [None, Some(1_000), Some(2_000), Some(3_000)]);
 }
 
 #[test]

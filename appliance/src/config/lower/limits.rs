@@ -25,6 +25,8 @@ impl Lowering<'_> {
             source_per_minute: self.pace(file.source_per_minute.as_ref(), standard.source_per_minute),
             prefix_per_minute: self.pace(file.prefix_per_minute.as_ref(), standard.prefix_per_minute),
             sessions_per_second: self.pace(file.sessions_per_second.as_ref(), standard.sessions_per_second),
+            source_bytes: self.pace_of_bytes(file.source_bytes.as_ref(), standard.source_bytes),
+            prefix_bytes: self.pace_of_bytes(file.prefix_bytes.as_ref(), standard.prefix_bytes),
             friends: self.friends(file.friends.as_ref()),
             friends_percent: self.share(file.friends_percent.as_ref(), standard.friends_percent),
             known_percent: self.share(file.known_percent.as_ref(), standard.known_percent),
@@ -64,6 +66,21 @@ impl Lowering<'_> {
     /// Sessions in a time; zero means any number.
     fn pace(&mut self, value: Option<&Spanned<i64>>, default: u32) -> u32 {
         u32::try_from(self.number(value, 0..=1_000_000, i64::from(default))).unwrap_or(default)
+    }
+
+    /// Bytes in a second; zero means any number.
+    fn pace_of_bytes(&mut self, value: Option<&Spanned<Size>>, default: u32) -> u32 {
+        let Some(size) = value else { return default };
+        let (least, most) = (u64::from(Limits::BYTES_LEAST), u64::from(u32::MAX));
+        let bytes = size.get_ref().0;
+        if bytes > 0 && !(least..=most).contains(&bytes) {
+            self.error(Diagnostic::error(
+                size.span(),
+                format!("{} a second is out of range", size.get_ref()),
+                format!("expected {} to 4095 MiB, or \"0 B\" for any number", Size(least)),
+            ));
+        }
+        u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 
     /// Friends are named one by one: nobody is a friend of half the Internet.

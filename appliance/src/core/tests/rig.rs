@@ -50,6 +50,8 @@ pub(super) struct Plan {
     pub(super) work_queue: usize,
     pub(super) events: usize,
     pub(super) own_node: Option<u8>,
+    /// Bytes a second that a source may move.
+    pub(super) source_bytes: u32,
 }
 
 impl Default for Plan {
@@ -63,6 +65,7 @@ impl Default for Plan {
             work_queue: 64,
             events: 64,
             own_node: None,
+            source_bytes: 0,
         }
     }
 }
@@ -233,6 +236,7 @@ fn core_config(plan: &Plan, public: &Memory, private: &Memory) -> CoreConfig {
     CoreConfig {
         shard: Config {
             links: vec![shard_link(public, &[SERVICE], None), shard_link(private, &[INSIDE], None)],
+            admit: Limits { source_bytes: plan.source_bytes, ..shard_config(Accept::Handshake).admit },
             ..shard_config(Accept::Handshake)
         },
         listener_pools: vec![0],
