@@ -127,6 +127,8 @@ impl Carrier {
                 }
                 Err(_) => self.session.complete(now, Done::DialFailed(DialFailure::NoNode)),
             },
+            // Only sessions that nodes begin ask for these.
+            Request::Reach | Request::Claim(_) => {}
             Request::Alarm(alarm) => eprintln!("{alarm}"),
             Request::Standing(_) | Request::Node(_) | Request::Sighting(_) | Request::Credit(_) => {}
             Request::Close(leg, Close::Abort(_)) => self.lines[leg as usize] = None,

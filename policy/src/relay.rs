@@ -265,7 +265,7 @@ impl Session for Relay {
                 self.requests.push_back(Request::Close(Leg::Private, Close::Abort(reason)));
             }
             Done::DialFailed(failure) => self.end(failure.into(), Some(Leg::Private)),
-            Done::Work(_) => {}
+            Done::Claimed | Done::Work(_) => {}
         }
     }
 

@@ -97,6 +97,12 @@ pub enum Request {
         /// What the peer is; `None` on listeners that do not know it.
         kind: Option<NodeType>,
     },
+    /// Connect the public leg, to where a node's own connection was going. Answer with [`Done::Dialled`] or
+    /// [`Done::DialFailed`].
+    Reach,
+    /// Keep this identity for the session, unique per pool. Answer with [`Done::Claimed`] or [`Done::DialFailed`]. A session
+    /// that asks for a [`Request::Dial`] claims its peer's with that.
+    Claim(PeerId),
     /// Run an expensive step and hand it back with [`Done::Work`]: at once, later, or on another thread.
     Work(Box<dyn Work>),
     /// The peer's standing changed.
@@ -121,7 +127,7 @@ pub trait Work: Send + fmt::Debug {
     fn into_any(self: Box<Self>) -> Box<dyn core::any::Any + Send>;
 }
 
-/// Why no node could be dialled.
+/// Why a leg could not be connected, or an identity not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DialFailure {
     /// No node of the pool accepts connections.
@@ -134,20 +140,25 @@ pub enum DialFailure {
     OwnNode,
     /// The listener's slots for this kind of peer are taken.
     Slots,
+    /// The peer outside did not answer, or refused the connection.
+    Unreachable,
 }
 
 /// The outcome of a [`Request`].
 #[derive(Debug)]
 pub enum Done {
-    /// The private leg is connected.
+    /// The leg that was missing is connected.
     Dialled,
-    /// The private leg could not be connected.
+    /// The identity is the session's.
+    Claimed,
+    /// The leg could not be connected, or the identity not be had.
     DialFailed(DialFailure),
     /// The work is done.
     Work(Box<dyn Work>),
 }
 
-/// A peer's connection, from its first byte to its last, and the private leg beside it.
+/// A peer's connection, from its first byte to its last, and the private leg beside it: dialled for a peer that came, or
+/// begun by a node, for which the peer is dialled.
 ///
 /// After every call the host asks [`Session::request`] until it answers `None`, and [`Session::transmit`] for both legs
 /// while they have room.

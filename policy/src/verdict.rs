@@ -48,7 +48,8 @@ reasons! {
     // TLS towards the peer.
     /// The first bytes are not TLS at all.
     TlsGarbage = "tls_garbage",
-    /// Plain HTTP where TLS is expected: a browser, a scanner or a health check on the wrong port.
+    /// Plain HTTP where TLS is expected: a browser, a scanner or a health check on the wrong port, or a web server that a node of
+    /// ours dialled.
     PlainHttp = "plain_http",
     /// A TLS record longer than the standard allows, or a first flight that never completes within its limit.
     TlsTooLarge = "tls_too_large",
@@ -69,7 +70,7 @@ reasons! {
     TlsAlert = "tls_alert",
     /// More key updates or renegotiations than any peer needs.
     TlsKeyUpdates = "tls_key_updates",
-    /// The TLS handshake was not finished within its deadline.
+    /// The TLS handshake with the peer was not finished within its deadline.
     TlsTimeout = "tls_timeout",
 
     // HTTP upgrade.
@@ -89,7 +90,7 @@ reasons! {
     HttpTimeout = "http_timeout",
 
     // WebSocket.
-    /// A frame from the peer without a mask.
+    /// A frame from the peer without a mask, or from one that a node of ours dialled with one.
     WsUnmasked = "ws_unmasked",
     /// A frame with reserved bits set: an extension that was never agreed on, such as compression.
     WsReservedBits = "ws_reserved_bits",
@@ -171,11 +172,18 @@ reasons! {
     SlotsTaken = "slots_taken",
     /// The node could not be reached in time, or refused the connection.
     DialFailed = "dial_failed",
+    /// The peer outside that a node of ours dialled could not be reached in time, or refused the connection. Addresses that
+    /// nobody answers at are common in gossip: the node tries others.
+    PeerUnreachable = "peer_unreachable",
+    /// The peer outside that a node of ours dialled answered the WebSocket upgrade with something other than a valid yes,
+    /// or not in time. Status 403 is a ban in that peer's memory; other answers come from what is no Chia node.
+    PeerUpgrade = "peer_upgrade",
     /// The node's certificate or TLS does not fit: it is not one of ours, or not a Chia node.
     NodeTls = "node_tls",
-    /// The node refused the WebSocket upgrade. Status 403 is a ban in the node's own memory.
+    /// The node refused the WebSocket upgrade. Status 403 is a ban in the node's own memory. Of a connection that the node
+    /// began: its own upgrade request is none that a node makes.
     NodeUpgrade = "node_upgrade",
-    /// The node broke WebSocket or message framing.
+    /// The node broke WebSocket or message framing, or began a connection of its own with something other than a handshake.
     NodeProtocol = "node_protocol",
     /// The node did not complete TLS, upgrade or handshake within its deadline.
     NodeTimeout = "node_timeout",
@@ -197,6 +205,7 @@ impl From<DialFailure> for Reason {
             DialFailure::Duplicate => Reason::DuplicateId,
             DialFailure::OwnNode => Reason::OwnNode,
             DialFailure::Slots => Reason::SlotsTaken,
+            DialFailure::Unreachable => Reason::PeerUnreachable,
         }
     }
 }

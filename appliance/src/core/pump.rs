@@ -7,7 +7,7 @@ use hedgerow_dataplane::Reason as FlowReason;
 use hedgerow_dataplane::frame::Port;
 use hedgerow_dataplane::shard::{self, FlowId};
 use hedgerow_policy::session::Work;
-use hedgerow_policy::{Close, Done, End, Leg, Request, Standing, verdict};
+use hedgerow_policy::{Close, DialFailure, Done, End, Leg, Request, Standing, verdict};
 
 use super::seats::{Dial, LegState, Seat};
 use super::{Core, Happened, guard, to_policy};
@@ -231,6 +231,10 @@ impl<P: Port> Core<P> {
             let Some(request) = seat.session.request() else { return count > 0 };
             match request {
                 Request::Dial { peer, kind } => self.dial(now, seat, peer, kind),
+                // No session of this host is begun by a node.
+                Request::Reach | Request::Claim(_) => {
+                    seat.session.complete(to_policy(now), Done::DialFailed(DialFailure::Unreachable));
+                }
                 Request::Work(work) => self.queue_work(now, seat, work),
                 Request::Standing(standing) => self.standing(now, seat, standing),
                 Request::Node(id) => self.met(seat, id),

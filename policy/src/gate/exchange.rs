@@ -1,12 +1,18 @@
 //! A session above TLS: which step it is in, what each side's plaintext means there, and how it ends.
+//!
+//! Whoever came is answered as a server, the other side is dialled: which leg is which is all that tells a session that a peer
+//! began from one that a node did (`departure`).
 
 use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use super::carry::{Inbound, Tally, Through};
 use super::config::Config;
+use super::departure::Departure;
 use super::explain;
 use super::farewell;
 use super::half::{Half, Life};
@@ -16,12 +22,12 @@ use crate::finding::{Finding, clean};
 use crate::rules::{Rules, Table, Who};
 use crate::session::{Close, Instant, Leg, PeerId, Request, Standing};
 use crate::verdict::Reason;
-use crate::websocket::{ClientUpgrade, CloseFrame, Piece, Role, ServerUpgrade, close_code};
+use crate::websocket::{ClientUpgrade, CloseFrame, Piece, ServerUpgrade, close_code};
 
 /// Largest handshake body, in bytes; a node's own limit.
 const HANDSHAKE_BYTES_MAX: u32 = 10 * 1024;
 
-/// The steps of a session, in their order.
+/// The steps of a session, in their order; of one that a node began, those from [`Step::Reach`] on.
 pub(super) enum Step {
     /// TLS with the peer.
     Tls,
@@ -37,6 +43,14 @@ pub(super) enum Step {
     NodeUpgrade(Box<ClientUpgrade>),
     /// The node's handshake.
     NodeHandshake,
+    /// The peer is being dialled. TLS with it follows.
+    Reach,
+    /// The host is asked whether the session may have the peer's identity. TLS with the node follows.
+    Claim,
+    /// The node's upgrade request.
+    NodeRequest(Box<ServerUpgrade>),
+    /// The peer's answer to our upgrade request; with it the node gets its own. The peer's handshake follows.
+    PeerUpgrade { asked: Box<ClientUpgrade>, answer: Vec<u8> },
     /// Messages pass both ways.
     Open,
     /// The verdict is spoken.
@@ -54,6 +68,10 @@ impl Step {
             Step::NodeTls => "node tls",
             Step::NodeUpgrade(_) => "node upgrade",
             Step::NodeHandshake => "node handshake",
+            Step::Reach => "reach",
+            Step::Claim => "claim",
+            Step::NodeRequest(_) => "node request",
+            Step::PeerUpgrade { .. } => "peer upgrade",
             Step::Open => "open",
             Step::Over => "over",
         }
@@ -67,7 +85,9 @@ pub(super) struct Exchange {
     pub(super) rules: Arc<Rules>,
     pub(super) table: Arc<Table>,
     source: IpAddr,
-    seed: u64,
+    /// Of a session that a node began: where to. Then the private leg was there first, and the public one is dialled.
+    pub(super) departure: Option<Box<Departure>>,
+    pub(super) seed: u64,
     pub(super) step: Step,
     /// When the step must be done.
     pub(super) due: Instant,
@@ -91,17 +111,26 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(config: Arc<Config>, source: IpAddr, seed: u64, now: Instant) -> Exchange {
+    /// For a peer that came from `source`, or a node that came with a `departure` to there.
+    pub(super) fn new(
+        config: Arc<Config>,
+        source: IpAddr,
+        departure: Option<Box<Departure>>,
+        seed: u64,
+        now: Instant,
+    ) -> Exchange {
         let who = Who { listener: config.listener, source, id: None, kind: None, version: None };
         let rules = config.rules.clone();
         let due = now + config.deadlines.tls;
-        let public = Half::new(Role::Server, Life::Live, &config.limits, seed, now);
-        let private = Half::new(Role::Client, Life::Absent, &config.limits, seed, now);
+        let half = |leg, dials| Half::new(leg, dials, &config.limits, seed, now);
+        let public = half(Leg::Public, departure.is_some());
+        let private = half(Leg::Private, departure.is_none());
         Exchange {
             table: rules.table(&who),
             config,
             rules,
             source,
+            departure,
             seed,
             step: Step::Tls,
             due,
@@ -119,6 +148,11 @@ impl Exchange {
             tally: Tally::default(),
             software: Box::default(),
         }
+    }
+
+    /// The leg of the side that began the session.
+    pub(super) fn came(&self) -> Leg {
+        if self.departure.is_some() { Leg::Private } else { Leg::Public }
     }
 
     pub(super) fn half(&self, leg: Leg) -> &Half {
@@ -164,9 +198,16 @@ impl Exchange {
         let reason = match self.step {
             Step::Tls => Reason::TlsTimeout,
             Step::Upgrade(_) => Reason::HttpTimeout,
+            Step::Handshake(_) if self.awaits_node() => Reason::NodeTimeout,
             Step::Handshake(_) => Reason::ChiaTimeout,
             Step::Dial => Reason::DialFailed,
-            Step::NodeTls | Step::NodeUpgrade(_) | Step::NodeHandshake => Reason::NodeTimeout,
+            Step::NodeTls | Step::NodeUpgrade(_) | Step::NodeHandshake | Step::NodeRequest(_) => {
+                Reason::NodeTimeout
+            }
+            Step::Reach => Reason::PeerUnreachable,
+            // Whoever holds the identity still lives, as far as anybody knows.
+            Step::Claim => Reason::DuplicateId,
+            Step::PeerUpgrade { .. } => Reason::PeerUpgrade,
             Step::Open | Step::Over => return,
         };
         self.refuse(now, reason);
@@ -178,6 +219,9 @@ impl Exchange {
         self.look_up();
         let standing = if self.is_friend() { Standing::Reserved } else { Standing::Proven };
         self.requests.push_back(Request::Standing(standing));
+        if self.came() == Leg::Private {
+            return self.claim(now, peer);
+        }
         self.step = Step::Upgrade(Box::default());
         self.due = now + self.config.deadlines.upgrade;
     }
@@ -224,17 +268,23 @@ impl Exchange {
         self.private.hear(now);
     }
 
-    /// TLS with the node is done: the upgrade request goes out.
-    pub(super) fn node_secured(&mut self, now: Instant) {
-        let mut key = [0; 16];
-        key[..8].copy_from_slice(&self.seed.to_be_bytes());
-        if let Some(PeerId(peer)) = self.peer {
-            key[8..].copy_from_slice(&peer[..8]);
+    /// TLS with the node is done: the upgrade request goes out, or the node's own is waited for.
+    pub(super) fn node_secured(&mut self, now: Instant, node: PeerId) {
+        self.requests.push_back(Request::Node(node));
+        if self.came() == Leg::Private {
+            return self.await_node(now, node);
         }
-        let (upgrade, request) = ClientUpgrade::new(&self.config.host, key);
+        let (upgrade, request) = ClientUpgrade::new(&self.config.host, self.upgrade_key());
         self.private.head = request;
         self.private.watch(now);
         self.step = Step::NodeUpgrade(Box::new(upgrade));
+    }
+
+    /// The key of our upgrade request: another one for each session, and nothing that tells of the seed.
+    pub(super) fn upgrade_key(&self) -> [u8; 16] {
+        let peer = self.peer.map_or([0; 32], |PeerId(peer)| peer);
+        let hash = Sha256::new_with_prefix(self.seed.to_be_bytes()).chain_update(peer).finalize();
+        hash.first_chunk().copied().unwrap_or_default()
     }
 
     /// Plaintext from a leg.
@@ -246,7 +296,11 @@ impl Exchange {
     }
 
     /// Plaintext from the peer.
-    fn peer_plaintext(&mut self, now: Instant, bytes: &mut [u8]) -> Result<(), Reason> {
+    fn peer_plaintext(&mut self, now: Instant, mut bytes: &mut [u8]) -> Result<(), Reason> {
+        if self.came() == Leg::Private && !self.public.upgraded {
+            let Some(taken) = self.peer_answers(now, bytes)? else { return Ok(()) };
+            bytes = &mut bytes[taken..];
+        }
         if let Step::Upgrade(upgrade) = &mut self.step {
             let Some(upgraded) = upgrade.receive(bytes)? else { return Ok(()) };
             self.public.head = upgraded.response;
@@ -273,7 +327,7 @@ impl Exchange {
 
     /// A record of the peer's has begun: it must become complete in time, as a frame must. The upgrade has its own deadline.
     pub(super) fn begun(&mut self, now: Instant) {
-        if self.verdict.is_none() && !matches!(self.step, Step::Upgrade(_)) {
+        if self.verdict.is_none() && self.public.upgraded {
             self.inbound.within(now, true);
         }
     }
@@ -370,9 +424,14 @@ impl Exchange {
         self.look_up();
         self.software = clean(&handshake.software_version).into();
         self.inbound.put(&mut self.private.writer, &message, &mut self.tally);
-        self.requests.push_back(Request::Dial { peer: self.peer, kind: Some(kind) });
-        self.step = Step::Dial;
-        self.due = now + self.config.deadlines.dial;
+        match self.came() {
+            Leg::Public => {
+                self.requests.push_back(Request::Dial { peer: self.peer, kind: Some(kind) });
+                self.step = Step::Dial;
+                self.due = now + self.config.deadlines.dial;
+            }
+            Leg::Private => self.introduced(),
+        }
         Ok(())
     }
 
@@ -405,6 +464,9 @@ impl Exchange {
 
     /// Plaintext from the node.
     fn node_plaintext(&mut self, now: Instant, mut bytes: &mut [u8]) -> Result<(), Reason> {
+        if self.came() == Leg::Private && !self.private.upgraded {
+            return self.node_asks(now, bytes);
+        }
         if let Step::NodeUpgrade(upgrade) = &mut self.step {
             let Some(taken) = upgrade.receive(bytes)? else { return Ok(()) };
             bytes = &mut bytes[taken..];
@@ -420,7 +482,7 @@ impl Exchange {
             at += taken;
             match piece {
                 None => {}
-                Some(Piece::Data { bytes, left, fin, .. }) => self.node_data(now, bytes, left, fin),
+                Some(Piece::Data { bytes, left, fin, .. }) => self.node_data(now, bytes, left, fin)?,
                 Some(Piece::Ping(payload)) => self.private.writer.pong(payload),
                 Some(Piece::Pong) => {}
                 Some(Piece::Close(frame)) => self.end(now, Reason::NodeClosed, frame.clone(), frame),
@@ -429,12 +491,19 @@ impl Exchange {
         Ok(())
     }
 
-    fn node_data(&mut self, now: Instant, bytes: &[u8], left: u64, fin: bool) {
+    fn node_data(&mut self, now: Instant, bytes: &[u8], left: u64, fin: bool) -> Result<(), Reason> {
         let (outbound, mut back) = self.outward();
-        outbound.data(now, bytes, left, fin, &mut back);
+        outbound.data(now, bytes, left, fin, &mut back).inspect_err(|_| {
+            let what =
+                "the node said something other than one handshake before the peer had introduced itself";
+            self.finding = Some(Box::new(Finding::new(what)));
+        })?;
         if fin && left == 0 {
-            if matches!(self.step, Step::NodeHandshake) {
-                self.step = Step::Open;
+            match self.step {
+                Step::NodeHandshake => self.step = Step::Open,
+                // The node went first, and the peer's turn is next.
+                Step::Handshake(_) => self.due = now + self.config.deadlines.handshake,
+                _ => {}
             }
             // What it answered may make room for the next request.
             if let Some((inbound, mut through)) = self.inward() {
@@ -444,6 +513,7 @@ impl Exchange {
         while let Some(alarm) = self.inspector.as_deref_mut().and_then(Inspector::alarm) {
             self.requests.push_back(Request::Alarm(alarm));
         }
+        Ok(())
     }
 
     /// Tells the host what the peer was useful for.
@@ -474,6 +544,7 @@ impl Exchange {
     /// A leg sends nothing more: its side hung up, with or without a close frame.
     pub(super) fn hung_up(&mut self, now: Instant, leg: Leg) {
         let reason = match (leg, &self.step) {
+            (Leg::Public, Step::Reach) => Reason::PeerUnreachable,
             (Leg::Public, _) => Reason::PeerClosed,
             (Leg::Private, Step::Dial) => Reason::DialFailed,
             (Leg::Private, _) => Reason::NodeLost,
@@ -481,12 +552,15 @@ impl Exchange {
         self.refuse(now, reason);
     }
 
-    /// A dial failed, if one is still wanted.
+    /// A dial failed, or a claim, if it is still wanted.
     pub(super) fn dial_failed(&mut self, now: Instant, reason: Reason) {
-        if matches!(self.step, Step::Dial) {
-            self.private.life = Life::Gone;
-            self.refuse(now, reason);
+        match self.step {
+            Step::Dial => self.private.life = Life::Gone,
+            Step::Reach => self.public.life = Life::Gone,
+            Step::Claim => {}
+            _ => return,
         }
+        self.refuse(now, reason);
     }
 
     /// Cuts a leg that did not take its farewell.
@@ -515,21 +589,28 @@ impl Exchange {
         }
         self.inbound.abandon();
         let step = core::mem::replace(&mut self.step, Step::Over);
-        if let Step::Upgrade(_) = step {
-            self.public.head = ServerUpgrade::refusal(reason).unwrap_or_default().to_vec();
-        }
-        self.close(now, Leg::Public, reason, &to_peer);
         match step {
-            Step::Tls | Step::Upgrade(_) | Step::Handshake(_) => {}
-            Step::Dial if self.private.life == Life::Absent => {
-                self.requests.push_back(Request::Close(Leg::Private, Close::Abort(reason)));
+            Step::Upgrade(_) => {
+                self.public.head = ServerUpgrade::refusal(reason).unwrap_or_default().to_vec();
             }
-            _ => self.close(now, Leg::Private, reason, &to_node),
+            Step::PeerUpgrade { .. } => self.private.head = ServerUpgrade::BAD_GATEWAY.to_vec(),
+            _ => {}
+        }
+        for (leg, frame) in [(Leg::Public, &to_peer), (Leg::Private, &to_node)] {
+            let dialled = matches!((leg, &step), (Leg::Private, Step::Dial) | (Leg::Public, Step::Reach));
+            if dialled && self.half(leg).life == Life::Absent {
+                self.requests.push_back(Request::Close(leg, Close::Abort(reason)));
+            }
+            // A node that came was not answered before the peer had proved itself.
+            let unanswered = matches!((leg, &step), (Leg::Private, Step::Reach | Step::Tls | Step::Claim));
+            let answered = leg == self.came() && !unanswered;
+            self.close(now, leg, reason, frame, answered);
         }
     }
 
-    /// Closes one leg: in order if it stands between two frames, with a reset if it does not.
-    fn close(&mut self, now: Instant, leg: Leg, reason: Reason, frame: &CloseFrame) {
+    /// Closes one leg: in order if it stands between two frames, with a reset if it does not. Before the upgrade, only who was
+    /// `answered` would understand anything.
+    fn close(&mut self, now: Instant, leg: Leg, reason: Reason, frame: &CloseFrame, answered: bool) {
         let half = self.half_mut(leg);
         if half.life != Life::Live {
             return;
@@ -538,8 +619,7 @@ impl Exchange {
         if between && half.upgraded {
             half.writer.close(frame);
         }
-        // A node that has not answered the upgrade yet would not understand a close frame.
-        let in_order = between && (half.upgraded || leg == Leg::Public);
+        let in_order = between && (half.upgraded || answered);
         half.life = if in_order { Life::Closing(now) } else { Life::Gone };
         half.watch(now);
         let close = if in_order { Close::Finish(reason) } else { Close::Abort(reason) };

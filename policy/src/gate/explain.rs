@@ -55,6 +55,8 @@ impl Exchange {
             | R::HttpBody
             | R::HttpTimeout => self.request(reason)?,
             R::TlsTimeout => late("TLS", deadlines.tls),
+            R::PeerUpgrade => self.answer()?,
+            R::PeerUnreachable if now >= self.due => late("the connection", deadlines.dial),
             R::ChiaTimeout => late("the handshake", deadlines.handshake),
             R::NodeTimeout => late("the node's side", deadlines.node),
             R::DialFailed if matches!(self.step, Step::Dial) && now >= self.due => {
@@ -102,6 +104,16 @@ impl Exchange {
                 Finding { what: format!("{} (so far \"{line}\")", late.what), byte: Some(seen), ..late }
             }
             _ => found,
+        })
+    }
+
+    /// What a dialled peer answered to our upgrade request.
+    fn answer(&self) -> Option<Finding> {
+        let Step::PeerUpgrade { asked, .. } = &self.step else { return None };
+        Some(match asked.status() {
+            Some(status) => Finding::new(format!("it answered with status {status}, and no valid upgrade")),
+            None if asked.is_begun() => Finding::new("its answer is not HTTP, or not whole"),
+            None => late("an answer", self.config.deadlines.upgrade),
         })
     }
 

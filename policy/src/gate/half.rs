@@ -4,7 +4,7 @@ use core::fmt;
 use core::time::Duration;
 
 use super::config::{Deadlines, Limits as GateLimits};
-use crate::session::Instant;
+use crate::session::{Instant, Leg};
 use crate::websocket::{self, Reader, Role, Writer};
 
 /// Whether a leg is still part of the session.
@@ -40,17 +40,19 @@ pub(super) struct Half {
 }
 
 impl Half {
-    pub(super) fn new(role: Role, life: Life, limits: &GateLimits, seed: u64, now: Instant) -> Half {
-        let limits = match role {
-            Role::Server => websocket::Limits {
+    /// `dials` where we ask for the upgrade on this leg.
+    pub(super) fn new(leg: Leg, dials: bool, limits: &GateLimits, seed: u64, now: Instant) -> Half {
+        let role = if dials { Role::Client } else { Role::Server };
+        let limits = match leg {
+            Leg::Public => websocket::Limits {
                 controls_per_minute: limits.controls_per_minute,
                 ..websocket::Limits::default()
             },
             // A node is trusted with what it sends, and none of it is held here.
-            Role::Client => websocket::Limits { message_bytes: u64::MAX, controls_per_minute: u32::MAX },
+            Leg::Private => websocket::Limits { message_bytes: u64::MAX, controls_per_minute: u32::MAX },
         };
         Half {
-            life,
+            life: if dials { Life::Absent } else { Life::Live },
             head: Vec::new(),
             spilled: Vec::new(),
             upgraded: false,

@@ -17,7 +17,7 @@ use crate::session::{Close, Done, End, Instant, Leg, Request, Session, Work};
 use crate::tls::connector::Showing;
 use crate::tls::{Channel, Connector};
 use crate::verdict::Reason;
-use crate::websocket::{ClientUpgrade, CloseFrame, Piece, Role, close_code};
+use crate::websocket::{ClientUpgrade, CloseFrame, Piece, close_code};
 
 /// How long TLS, upgrade and handshake may take.
 const INTRODUCTION: Duration = Duration::from_secs(15);
@@ -120,7 +120,7 @@ impl Light {
         Light {
             config,
             channel: None,
-            half: Half::new(Role::Client, Life::Absent, &Limits::default(), seed, now),
+            half: Half::new(Leg::Private, true, &Limits::default(), seed, now),
             step: Step::Dial,
             due: now + INTRODUCTION,
             seed,
@@ -342,7 +342,7 @@ impl Session for Light {
     fn complete(&mut self, now: Instant, done: Done) {
         match done {
             Done::Dialled if matches!(self.step, Step::Dial) => self.dialled(now),
-            Done::Dialled => {}
+            Done::Dialled | Done::Claimed => {}
             Done::DialFailed(failure) => self.refuse(now, failure.into()),
             Done::Work(work) => self.worked(now, work),
         }

@@ -1,8 +1,10 @@
 //! The session of a `chia` listener: TLS and WebSocket with the peer, its handshake checked, then a node dialled, TLS and
-//! WebSocket with the node, and messages both ways.
+//! WebSocket with the node, and messages both ways. Or the session of a node's own connection outward, which begins at the
+//! other end (`departure`) and is the same once both sides have introduced themselves.
 //!
 //! No node is dialled before the peer finished TLS with a certificate under the Chia CA, a valid upgrade and a handshake
-//! for the right network from a kind of peer that is served. After that a message completes at the node only once all of
+//! for the right network from a kind of peer that is served; none that dials is answered before the peer has proved its
+//! identity. After that a message completes at the node only once all of
 //! it passed: it is held whole, or, where the node asked for it, streams in fragments whose last one is withheld.
 //!
 //! [`Gate`] moves bytes between both TLS channels and the exchange above them (`exchange`), which knows the steps;
@@ -10,6 +12,7 @@
 
 mod carry;
 mod config;
+mod departure;
 mod detour;
 mod exchange;
 mod explain;
@@ -26,12 +29,14 @@ use std::sync::Arc;
 
 pub use carry::Tally;
 pub use config::{Budget, Budgets, Config, Deadlines, Limits, Share};
+pub use departure::Departure;
 pub use privacy::Privacy;
 
 use crate::chia::{Inspector, Minute, NodeType, Tables, Would};
 use crate::finding::Finding;
 use crate::rules::{Rules, Who};
 use crate::session::{Close, Done, End, Instant, Leg, PeerId, Request, Session};
+use crate::tls::channel::HANDSHAKE_BUFFER;
 use crate::tls::connector::Showing;
 use crate::tls::record::OVERHEAD;
 use crate::tls::{Channel, Failure, Sealed};
@@ -44,7 +49,7 @@ const RECORD_MIN: usize = 1024;
 
 /// One peer's session, as the host drives it.
 pub struct Gate {
-    public: Channel,
+    public: Option<Channel>,
     private: Option<Channel>,
     exchange: Exchange,
 }
@@ -79,8 +84,18 @@ impl Gate {
     /// A session for a peer that has just connected from `source`. `seed` decides the masks and the key of the private
     /// leg's WebSocket.
     pub fn new(config: Arc<Config>, source: IpAddr, seed: u64, now: Instant) -> Gate {
-        let public = config.acceptor.accept();
-        Gate { public, private: None, exchange: Exchange::new(config, source, seed, now) }
+        let public = Some(config.acceptor.accept());
+        Gate { public, private: None, exchange: Exchange::new(config, source, None, seed, now) }
+    }
+
+    /// A session for a node of ours that has just connected to a peer outside, in whose name the connection was taken: the
+    /// private leg is there, and the public one is asked for at once. Until the peer has shown who it is, what the node
+    /// sends stays with the host.
+    pub fn outbound(config: Arc<Config>, departure: Departure, seed: u64, now: Instant) -> Gate {
+        let source = departure.to.ip();
+        let mut exchange = Exchange::new(config, source, Some(Box::new(departure)), seed, now);
+        exchange.depart(now);
+        Gate { public: None, private: None, exchange }
     }
 
     /// What is known about the peer.
@@ -148,7 +163,7 @@ impl Gate {
 
     fn channel(&mut self, leg: Leg) -> Option<&mut Channel> {
         match leg {
-            Leg::Public => Some(&mut self.public),
+            Leg::Public => self.public.as_mut(),
             Leg::Private => self.private.as_mut(),
         }
     }
@@ -159,11 +174,9 @@ impl Gate {
         while self.exchange.reads(now, leg) {
             let channel = match leg {
                 Leg::Public => &mut self.public,
-                Leg::Private => match &mut self.private {
-                    Some(channel) => channel,
-                    None => return at,
-                },
+                Leg::Private => &mut self.private,
             };
+            let Some(channel) = channel else { return at };
             let received = match channel.receive(&mut bytes[at..]) {
                 Ok(received) => received,
                 Err(failure) => {
@@ -183,7 +196,7 @@ impl Gate {
             }
             self.after_record(now, leg);
         }
-        if leg == Leg::Public && self.public.is_within() {
+        if leg == Leg::Public && self.public.as_ref().is_some_and(Channel::is_within) {
             self.exchange.begun(now);
         }
         if self.exchange.half(leg).life == Life::Live { at } else { bytes.len() }
@@ -202,7 +215,10 @@ impl Gate {
     fn broken(&mut self, now: Instant, leg: Leg, failure: Failure) {
         let reason = match (leg, &self.exchange.step) {
             (Leg::Public, _) => farewell::peer_tls(failure),
-            (Leg::Private, Step::NodeTls | Step::NodeUpgrade(_) | Step::NodeHandshake) => Reason::NodeTls,
+            (
+                Leg::Private,
+                Step::NodeTls | Step::NodeUpgrade(_) | Step::NodeHandshake | Step::NodeRequest(_),
+            ) => Reason::NodeTls,
             (Leg::Private, _) => Reason::NodeLost,
         };
         self.exchange.refuse(now, reason);
@@ -210,7 +226,8 @@ impl Gate {
 
     /// A piece of TLS came back.
     fn worked(&mut self, now: Instant, work: Box<dyn crate::session::Work>) {
-        let leg = if self.public.is_working() { Leg::Public } else { Leg::Private };
+        let public = self.public.as_ref().is_some_and(Channel::is_working);
+        let leg = if public { Leg::Public } else { Leg::Private };
         let Some(channel) = self.channel(leg) else { return };
         if let Err(failure) = channel.complete(work) {
             self.broken(now, leg, failure);
@@ -221,9 +238,8 @@ impl Gate {
                 (Leg::Public, Some(peer)) if matches!(self.exchange.step, Step::Tls) => {
                     self.exchange.proven(now, peer);
                 }
-                (Leg::Private, node) if matches!(self.exchange.step, Step::NodeTls) => {
-                    self.exchange.requests.extend(node.map(Request::Node));
-                    self.exchange.node_secured(now);
+                (Leg::Private, Some(node)) if matches!(self.exchange.step, Step::NodeTls) => {
+                    self.exchange.node_secured(now, node);
                 }
                 _ => {}
             }
@@ -329,11 +345,9 @@ impl Session for Gate {
     fn transmit(&mut self, now: Instant, leg: Leg, space: &mut [u8]) -> usize {
         let (channel, half) = match leg {
             Leg::Public => (&mut self.public, &mut self.exchange.public),
-            Leg::Private => match &mut self.private {
-                Some(channel) => (channel, &mut self.exchange.private),
-                None => return 0,
-            },
+            Leg::Private => (&mut self.private, &mut self.exchange.private),
         };
+        let Some(channel) = channel else { return 0 };
         if matches!(half.life, Life::Absent | Life::Gone) {
             return 0;
         }
@@ -354,8 +368,11 @@ impl Session for Gate {
             (Life::Closing(_) | Life::Leaving | Life::Gone, _) => window,
             (Life::Live, _) if !self.exchange.may_read(leg) => 0,
             (Life::Live, _) if half.upgraded => window,
-            (Life::Live, Leg::Public) => self.public.appetite(),
-            (Life::Live, Leg::Private) => self.private.as_ref().map_or(0, Channel::appetite),
+            // A node's hello may come, and wait with the host.
+            (Life::Live, _) => {
+                let channel = if leg == Leg::Public { &self.public } else { &self.private };
+                channel.as_ref().map_or(HANDSHAKE_BUFFER, Channel::appetite)
+            }
         }
     }
 
@@ -368,6 +385,7 @@ impl Session for Gate {
         self.exchange.half_mut(leg).life = Life::Gone;
         let reason = match (how, leg) {
             (End::Aborted, _) => Reason::Aborted,
+            (_, Leg::Public) if matches!(self.exchange.step, Step::Reach) => Reason::PeerUnreachable,
             (_, Leg::Public) => Reason::PeerLost,
             (_, Leg::Private) if matches!(self.exchange.step, Step::Dial) => Reason::DialFailed,
             (_, Leg::Private) => Reason::NodeLost,
@@ -397,8 +415,7 @@ impl Session for Gate {
         if self.exchange.verdict.is_some() {
             return None;
         }
-        let work = self.public.work().or_else(|| self.private.as_mut().and_then(Channel::work));
-        work.map(Request::Work)
+        [&mut self.public, &mut self.private].into_iter().flatten().find_map(Channel::work).map(Request::Work)
     }
 
     fn complete(&mut self, now: Instant, done: Done) {
@@ -411,11 +428,28 @@ impl Session for Gate {
                     self.exchange.dialled(now);
                 }
             }
+            Done::Dialled if matches!(self.exchange.step, Step::Reach) => {
+                if let Some(departure) = &self.exchange.departure {
+                    let showing = Showing::Credential(departure.showing.clone());
+                    self.public = Some(self.exchange.config.connector.connect(showing));
+                    self.exchange.reached(now);
+                }
+            }
             // The session ended while the dial was under way.
             Done::Dialled => {
                 let reason = self.exchange.verdict.unwrap_or(Reason::Aborted);
-                self.exchange.requests.push_back(Request::Close(Leg::Private, Close::Abort(reason)));
+                let leg = self.exchange.came().other();
+                self.exchange.requests.push_back(Request::Close(leg, Close::Abort(reason)));
             }
+            Done::Claimed if matches!(self.exchange.step, Step::Claim) => {
+                let config = self.exchange.config.clone();
+                if let Some(peer) = self.exchange.peer {
+                    let showing = Showing::Peer(config.fleet.clone(), peer);
+                    self.private = Some(config.acceptor.accept_as(showing));
+                    self.exchange.claimed(now);
+                }
+            }
+            Done::Claimed => {}
             Done::DialFailed(failure) => self.exchange.dial_failed(now, failure.into()),
         }
     }

@@ -1,12 +1,13 @@
 //! The way from the node to the peer. The node is trusted: its frames are written anew and pass as they come, unless the
 //! peer would ban us for one more of them just now. Those that speak of addresses are held until they are complete, and go
-//! on as [`Privacy`] has them.
+//! on as [`Privacy`] has them. Before the peer has introduced itself nothing passes but a handshake.
 
 use super::carry::Tally;
 use super::detour::Detour;
 use super::privacy::{LIST_MAX, Privacy};
 use crate::chia::{Body, Envelope, Inspector, Scan, number};
 use crate::session::Instant;
+use crate::verdict::Reason;
 use crate::websocket::Writer;
 
 /// Fragments in which a large message goes to the peer. Control frames slip in between.
@@ -49,11 +50,21 @@ pub(super) struct Outbound {
     detour: Detour,
     /// When the first message in the detour may go.
     free_at: Instant,
+    /// The body of a handshake that went out before the peer had introduced itself.
+    greeting: Option<Box<[u8]>>,
 }
 
 impl Outbound {
-    /// Payload of a message. `left` bytes of its frame are still to come; `fin` if the frame is the message's last.
-    pub(super) fn data(&mut self, now: Instant, bytes: &[u8], left: u64, fin: bool, back: &mut Back<'_>) {
+    /// Payload of a message. `left` bytes of its frame are still to come; `fin` if the frame is the message's last. Fails
+    /// where a message cannot pass because its peer is not known.
+    pub(super) fn data(
+        &mut self,
+        now: Instant,
+        bytes: &[u8],
+        left: u64,
+        fin: bool,
+        back: &mut Back<'_>,
+    ) -> Result<(), Reason> {
         let end = fin && left == 0;
         let mut rest = bytes;
         let mut scanned = Scan::default();
@@ -63,8 +74,9 @@ impl Outbound {
             let found = self.scan.take(bytes);
             rest = &bytes[self.scan.seen().len() - before..];
             match found {
-                Ok((_, None)) if !end => return,
-                Ok((_, Some(envelope))) => self.begin(now, envelope, back),
+                Ok((_, None)) if !end => return Ok(()),
+                Ok((_, Some(envelope))) => self.begin(now, envelope, back)?,
+                Ok((_, None)) | Err(_) if back.inspector.is_none() => return Err(Reason::NodeProtocol),
                 Ok((_, None)) | Err(_) => {
                     back.tally.noted.odd += 1;
                     self.message = Message::Unread;
@@ -91,21 +103,23 @@ impl Outbound {
         if end {
             self.end(now, back);
         }
+        Ok(())
     }
 
     /// The envelope is there: the message goes on, or waits behind those that wait.
-    fn begin(&mut self, now: Instant, envelope: Envelope, back: &mut Back<'_>) {
-        let Some(inspector) = &mut back.inspector else {
-            self.message = Message::Unread;
-            return;
-        };
-        let body = inspector.body(&envelope);
+    fn begin(&mut self, now: Instant, envelope: Envelope, back: &mut Back<'_>) -> Result<(), Reason> {
+        let early = back.inspector.is_none();
+        if early && (envelope.kind != number::HANDSHAKE || self.greeting.is_some()) {
+            return Err(Reason::NodeProtocol);
+        }
+        let body = back.inspector.as_deref().and_then(|inspector| inspector.body(&envelope));
         self.message = match envelope.kind {
             number::HANDSHAKE | number::RESPOND_PEERS | number::RESPOND_PEERS_INTRODUCER => {
                 Message::Held { envelope, judge: body, header: Vec::new(), body: Vec::new() }
             }
             _ => Message::Known { envelope, body, detained: self.detains(now, &envelope, back) },
         };
+        Ok(())
     }
 
     /// Whether a message has to wait; if not, it is counted as one that goes.
@@ -129,8 +143,10 @@ impl Outbound {
                 inspector.learn(envelope, body, piece);
                 if *detained { Way::Detour } else { Way::Straight }
             }
-            (Message::Held { envelope, judge, .. }, Some(inspector)) => {
-                inspector.learn(envelope, judge, piece);
+            (Message::Held { envelope, judge, .. }, inspector) => {
+                if let Some(inspector) = inspector {
+                    inspector.learn(envelope, judge, piece);
+                }
                 Way::Held
             }
             _ => Way::Straight,
@@ -161,10 +177,10 @@ impl Outbound {
         body: Vec<u8>,
         back: &mut Back<'_>,
     ) {
-        if envelope.kind == number::HANDSHAKE
-            && let Some(inspector) = &mut back.inspector
-        {
-            inspector.node_handshake(&body);
+        match &mut back.inspector {
+            Some(inspector) if envelope.kind == number::HANDSHAKE => inspector.node_handshake(&body),
+            Some(_) => {}
+            None => self.greeting = Some(body.as_slice().into()),
         }
         if body.len() > LIST_MAX as usize {
             back.tally.addresses_withheld += 1;
@@ -210,6 +226,16 @@ impl Outbound {
             }
             self.detour.take(count);
         }
+    }
+
+    /// The node's handshake, where it went out before the peer had introduced itself.
+    pub(super) fn greeting(&self) -> Option<&[u8]> {
+        self.greeting.as_deref()
+    }
+
+    /// The same, once.
+    pub(super) fn take_greeting(&mut self) -> Option<Box<[u8]>> {
+        self.greeting.take()
     }
 
     /// When what waits may go.

@@ -3,7 +3,7 @@
 //! A node gossips whom it knows, and may know its siblings, the appliance's inner side or itself. [`Privacy::edit`] reads
 //! the lists that it sends. Entries with an address that no stranger could use, or that is one of ours, are withheld; a
 //! node's own becomes the service's public address, if it has one. A list that cannot be read is replaced by an empty one.
-//! The handshake names the service's port instead of the node's.
+//! The handshake names the service's port instead of the node's, or none.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -20,7 +20,8 @@ pub struct Privacy {
     pub nodes: Vec<IpAddr>,
     /// Further addresses that nobody outside is to hear of: the appliance's own inner and outbound ones.
     pub inner: Vec<IpAddr>,
-    /// Where peers reach the nodes. `None`, or an address that is not public: a node's own is withheld.
+    /// Where peers reach the nodes. An address that is not public stands for no node's own: that is withheld, as it is where
+    /// there is none. Then the handshake names port 0 too.
     pub service: Option<SocketAddr>,
 }
 
@@ -34,12 +35,12 @@ impl Privacy {
     }
 
     fn handshake(&self, mut body: Vec<u8>) -> Vec<u8> {
-        let place = Handshake::server_port_bytes(&body);
         // Zero says that nobody can be reached there, which stays true.
-        if let (Some(service), Some(place)) = (self.service, place)
+        if let Some(place) = Handshake::server_port_bytes(&body)
             && body[place.clone()] != [0, 0]
         {
-            body[place].copy_from_slice(&service.port().to_be_bytes());
+            let port = self.service.map_or(0, |service| service.port());
+            body[place].copy_from_slice(&port.to_be_bytes());
         }
         body
     }
@@ -217,10 +218,11 @@ mod tests {
     }
 
     #[test]
-    fn the_handshake_names_the_services_port() {
-        for (said, expected) in [(9_000, 8444), (0, 0)] {
+    fn the_handshake_names_the_services_port_or_none() {
+        let hidden = Privacy { service: None, ..privacy() };
+        for (privacy, said, expected) in [(privacy(), 9_000, 8444), (privacy(), 0, 0), (hidden, 9_000, 0)] {
             let greeting = Handshake::new("mainnet", crate::chia::NodeType::FullNode, said);
-            let body = privacy().edit(number::HANDSHAKE, greeting.encode(), &mut Tally::default());
+            let body = privacy.edit(number::HANDSHAKE, greeting.encode(), &mut Tally::default());
             let read = Handshake::decode(&body).expect("a handshake");
             assert_eq!(read, Handshake { server_port: expected, ..greeting });
         }

@@ -1,5 +1,5 @@
 //! Who Hedgerow is towards nodes: from one fleet secret an intermediate CA under the Chia CA, and from it one leaf for each
-//! peer and each service address. Nothing is stored: same secret and same peer give the same bytes on every appliance and
+//! peer, each service address and each node's way out. Nothing is stored: same secret and same peer give the same bytes on every appliance and
 //! every run, because keys come from HKDF, serial numbers and validity are fixed, and signatures are RFC 6979's.
 
 use core::fmt;
@@ -93,8 +93,22 @@ impl Fleet {
             IpAddr::V6(v6) => v6.octets().to_vec(),
         };
         name.extend_from_slice(&port.to_be_bytes());
-        let key = Key::derive(&self.derive, b"service", &name)?;
-        let failed = |e| SetupError::because("service certificate", e);
+        self.stock(authority, b"service", &name)
+    }
+
+    /// What peers see that a node of ours dials, where its own connections are inspected: a leaf as [`Fleet::service`] makes
+    /// them, one for each node. `node` is the node's name in the configuration. Takes one RSA signature.
+    ///
+    /// # Errors
+    /// Only if the cryptographic library refuses to work.
+    pub fn outward(&self, authority: &Authority, node: &str) -> Result<Credential, SetupError> {
+        self.stock(authority, b"outward", node.as_bytes())
+    }
+
+    /// A leaf that looks like any node's.
+    fn stock(&self, authority: &Authority, what: &[u8], whose: &[u8]) -> Result<Credential, SetupError> {
+        let key = Key::derive(&self.derive, what, whose)?;
+        let failed = |e| SetupError::because("certificate for peers", e);
         let mut params = Authority::stock_leaf().map_err(failed)?;
         params.serial_number = Some(SerialNumber::from_slice(&key.serial));
         let signed = params.signed_by(&key, authority.issuer()).map_err(failed)?;

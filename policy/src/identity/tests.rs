@@ -15,6 +15,10 @@ fn service(fleet: &Fleet, address: &str, port: u16) -> Credential {
     fleet.service(&Authority::chia().unwrap(), address.parse().unwrap(), port).unwrap()
 }
 
+fn outward(fleet: &Fleet, node: &str) -> Credential {
+    fleet.outward(&Authority::chia().unwrap(), node).unwrap()
+}
+
 /// Compares with `tests/golden/NAME.der`; writes it first if `HEDGEROW_GOLDEN=write` says so.
 #[track_caller]
 fn golden(name: &str, bytes: &[u8]) {
@@ -36,10 +40,11 @@ fn identities_never_change() {
         assert_eq!(credential.chain[1], *fleet.intermediate());
     }
     golden("service", &service(&fleet, "192.0.2.1", 8444).chain[0]);
+    golden("outward", &outward(&fleet, "node-1").chain[0]);
 }
 
 #[test]
-fn identities_differ_by_secret_peer_address_and_purpose() {
+fn identities_differ_by_secret_peer_address_node_and_purpose() {
     let fleet = fleet();
     let other = Fleet::new(&[9; 40], &Authority::chia().unwrap()).unwrap();
     let ids = [
@@ -49,6 +54,9 @@ fn identities_differ_by_secret_peer_address_and_purpose() {
         service(&fleet, "192.0.2.1", 8444).id(),
         service(&fleet, "192.0.2.1", 8445).id(),
         service(&fleet, "2001:db8::1", 8444).id(),
+        outward(&fleet, "node-1").id(),
+        outward(&fleet, "node-2").id(),
+        outward(&other, "node-1").id(),
     ];
     for (i, id) in ids.iter().enumerate() {
         assert!(id.is_some() && !ids[i + 1..].contains(id));

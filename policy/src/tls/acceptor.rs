@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::version::{TLS12, TLS13};
 
+use super::connector::Showing;
 use super::handshake::Stage;
 use super::verify::Verifier;
 use super::{Channel, Credential, Settings, SetupError};
@@ -40,7 +41,12 @@ impl Acceptor {
 
     /// A channel for a peer that has just connected. Costs no memory beyond the channel itself until bytes arrive.
     pub fn accept(&self) -> Channel {
-        Channel::new(Stage::Accept(self.config.clone()))
+        Channel::new(Stage::Accept { config: self.config.clone(), showing: None })
+    }
+
+    /// The same for whoever is to see another identity: a node of ours, that of the peer which it dialled.
+    pub fn accept_as(&self, showing: Showing) -> Channel {
+        Channel::new(Stage::Accept { config: self.config.clone(), showing: Some(showing) })
     }
 }
 

@@ -1,10 +1,13 @@
-//! The side that connects to a node: TLS 1.3, a certificate derived for the peer that the connection speaks for, the
-//! node's certificate under the Chia CA and, if asked for, of one known identity. Names are not checked, as nodes do it.
+//! The side that connects, to a node or to a peer that a node dials: TLS 1.3, a certificate derived for the one whom the
+//! connection speaks for, the other side's certificate under the Chia CA and, if asked for, of one known identity. Names are
+//! not checked, as nodes do it.
 
 use core::fmt;
 use std::sync::Arc;
 
 use rustls::client::{ClientConfig, Resumption};
+use rustls::crypto::CryptoProvider;
+use rustls::server::ServerConfig;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 
@@ -14,7 +17,7 @@ use super::{Channel, Credential, Failure, Settings, SetupError};
 use crate::identity::Fleet;
 use crate::session::PeerId;
 
-/// What a connection to a node shows as its own identity.
+/// What a connection shows as its own identity.
 #[derive(Clone, Debug)]
 pub enum Showing {
     /// The identity that the fleet derives for a peer; deriving it is part of the first piece of work.
@@ -24,29 +27,38 @@ pub enum Showing {
 }
 
 impl Showing {
-    /// The configuration with this identity in it.
-    pub(super) fn apply(self, config: Arc<ClientConfig>) -> Result<Arc<ClientConfig>, Failure> {
+    /// The client's configuration with this identity in it.
+    pub(super) fn apply(self, config: &ClientConfig) -> Result<Arc<ClientConfig>, Failure> {
+        let mut own = config.clone();
+        own.client_auth_cert_resolver = self.resolver(config.crypto_provider())?;
+        Ok(Arc::new(own))
+    }
+
+    /// The server's configuration with this identity in it.
+    pub(super) fn serve(self, config: &ServerConfig) -> Result<Arc<ServerConfig>, Failure> {
+        let mut own = config.clone();
+        own.cert_resolver = self.resolver(config.crypto_provider())?;
+        Ok(Arc::new(own))
+    }
+
+    fn resolver(self, provider: &CryptoProvider) -> Result<Arc<SingleCertAndKey>, Failure> {
         let credential = match self {
             Showing::Peer(fleet, peer) => fleet.identity(peer).map_err(|_| Failure::Internal)?,
             Showing::Credential(credential) => Credential::clone(&credential),
         };
-        let provider = config.crypto_provider().clone();
         let key = provider.key_provider.load_private_key(credential.key).map_err(|_| Failure::Internal)?;
-        let certified = CertifiedKey::new(credential.chain, key);
-        let mut config = ClientConfig::clone(&config);
-        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
-        Ok(Arc::new(config))
+        Ok(Arc::new(CertifiedKey::new(credential.chain, key).into()))
     }
 }
 
-/// Makes a [`Channel`] for each connection to the nodes of a pool.
+/// Makes a [`Channel`] for each connection that is made to the nodes of a pool, or for them.
 #[derive(Clone)]
 pub struct Connector {
     config: Arc<ClientConfig>,
 }
 
 impl Connector {
-    /// Accepts any node under the configured roots, or only the one whose identity is `pinned`.
+    /// Accepts anybody under the configured roots, or only the one whose identity is `pinned`.
     ///
     /// # Errors
     /// If the provider has nothing for TLS 1.3.
@@ -69,7 +81,7 @@ impl Connector {
         Ok(Connector { config: Arc::new(config) })
     }
 
-    /// A channel to a node. Its first piece of work is ready at once.
+    /// A channel to whoever was connected. Its first piece of work is ready at once.
     pub fn connect(&self, showing: Showing) -> Channel {
         Channel::new(Stage::Connect { config: self.config.clone(), showing })
     }

@@ -25,8 +25,8 @@ pub const RECORDS_MAX: usize = 64;
 
 /// Where a handshake stands between two pieces of work.
 pub(super) enum Stage {
-    /// As server; nothing of the peer was looked at yet.
-    Accept(Arc<ServerConfig>),
+    /// As server; nothing of the peer was looked at yet. Without a `showing` the configuration's own identity is shown.
+    Accept { config: Arc<ServerConfig>, showing: Option<Showing> },
     /// As client; nothing was sent yet.
     Connect { config: Arc<ClientConfig>, showing: Showing },
     /// As server, under way.
@@ -94,7 +94,11 @@ impl Step {
 
     fn advance(&mut self) -> Result<Progress, Failure> {
         match self.stage.take().ok_or(Failure::Internal)? {
-            Stage::Accept(config) => {
+            Stage::Accept { config, showing } => {
+                let config = match showing {
+                    Some(showing) => showing.serve(&config)?,
+                    None => config,
+                };
                 let server = UnbufferedServerConnection::new(config).map_err(|e| classify(&e))?;
                 self.shake(Box::new(server))
             }
@@ -102,7 +106,7 @@ impl Step {
             Stage::Connect { config, showing } => {
                 // The name is neither sent (RFC 6066 section 3 allows no addresses) nor checked.
                 let nobody = ServerName::IpAddress(core::net::Ipv4Addr::UNSPECIFIED.into());
-                let config = showing.apply(config)?;
+                let config = showing.apply(&config)?;
                 let mut client = UnbufferedClientConnection::new(config, nobody).map_err(|e| classify(&e))?;
                 self.pump(&mut client, 0)?;
                 self.shake(Box::new(client))

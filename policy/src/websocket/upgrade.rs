@@ -97,6 +97,9 @@ impl ServerUpgrade {
         self.0.0.len()
     }
 
+    /// What a client is told whose request was good, but cannot be passed on.
+    pub const BAD_GATEWAY: &'static [u8] = answer!("502 Bad Gateway", "");
+
     /// What a refused client is told; `None` where silence is the better answer.
     pub fn refusal(reason: Reason) -> Option<&'static [u8]> {
         Some(match reason {
@@ -171,7 +174,7 @@ fn has_token(headers: &[httparse::Header<'_>], name: &str, token: &str) -> bool 
         .any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
-/// The request that nodes get from us, in the shape in which they send it to each other.
+/// The request that nodes get from us, and peers that a node dials, in the shape in which they send it to each other.
 pub fn upgrade_request(host: &str, key: &str) -> Vec<u8> {
     format!(
         "GET /ws HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -215,6 +218,11 @@ impl ClientUpgrade {
             && single(response.headers, "Sec-WebSocket-Accept") == Some(&self.accept)
             && single(response.headers, "Sec-WebSocket-Extensions").is_none();
         if valid { Ok(Some(taken)) } else { Err(Reason::NodeUpgrade) }
+    }
+
+    /// Whether bytes of a response have come.
+    pub fn is_begun(&self) -> bool {
+        !self.head.0.is_empty()
     }
 
     /// The status of the response, once it is there: 403 means that the node has banned the address.

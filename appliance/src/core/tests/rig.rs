@@ -510,6 +510,7 @@ impl Session for Script {
     fn complete(&mut self, _: hedgerow_policy::Instant, done: Done) {
         match done {
             Done::Dialled => self.to_peer.extend(b"dialled"),
+            Done::Claimed => {}
             Done::Work(_) => self.to_peer.extend(b"worked"),
             Done::DialFailed(failure) => self.end(failure.into()),
         }

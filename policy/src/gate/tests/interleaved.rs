@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::world::{MASK, World, message};
+use super::world::{World, message};
 use crate::gate::Budgets;
 use crate::session::{End, Leg, Session};
 use crate::verdict::Reason;
@@ -64,8 +64,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 /// The message in fragments, a ping before each but the first.
-fn frames(side: Side, message: &[u8], cuts: &[prop::sample::Index]) -> Vec<u8> {
-    let mask = (side == Side::Peer).then_some(MASK);
+fn frames(mask: Option<[u8; 4]>, message: &[u8], cuts: &[prop::sample::Index]) -> Vec<u8> {
     let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(message.len())).collect();
     ends.push(message.len());
     ends.sort_unstable();
@@ -89,6 +88,13 @@ struct Said {
     ended: Vec<Side>,
 }
 
+fn says(world: &mut World, side: Side, plain: &[u8]) {
+    match side {
+        Side::Peer => world.say(plain),
+        Side::Node => world.node_says(plain),
+    }
+}
+
 fn happen(world: &mut World, said: &mut Said, event: &Event) {
     match event {
         // Nobody speaks after its end.
@@ -98,27 +104,22 @@ fn happen(world: &mut World, said: &mut Said, event: &Event) {
             let mut message = message(27, size - 6);
             let count = said.by_peer.len() + said.by_node.len();
             message.iter_mut().skip(6).enumerate().for_each(|(at, byte)| *byte = (at * 7 + count) as u8);
-            let bytes = frames(*side, &message, cuts);
+            let bytes = frames(world.mask(side.leg()), &message, cuts);
             match side {
-                Side::Peer => {
-                    said.by_peer.push(message);
-                    world.say(&bytes);
-                }
-                Side::Node => {
-                    said.by_node.push(message);
-                    world.node_says(&bytes);
-                }
+                Side::Peer => said.by_peer.push(message),
+                Side::Node => said.by_node.push(message),
             }
+            says(world, *side, &bytes);
         }
-        Event::Pings(Side::Peer) => world.say(&encode_frame(true, Opcode::Ping, Some(MASK), b"?")),
-        Event::Pings(Side::Node) => world.node_says(&encode_frame(true, Opcode::Ping, None, b"?")),
+        Event::Pings(side) => {
+            let frame = encode_frame(true, Opcode::Ping, world.mask(side.leg()), b"?");
+            says(world, *side, &frame);
+        }
         Event::Closes(side) => {
             said.ended.push(*side);
             let frame = CloseFrame::new(1_000, "enough").encode();
-            match side {
-                Side::Peer => world.say(&encode_frame(true, Opcode::Close, Some(MASK), &frame)),
-                Side::Node => world.node_says(&encode_frame(true, Opcode::Close, None, &frame)),
-            }
+            let frame = encode_frame(true, Opcode::Close, world.mask(side.leg()), &frame);
+            says(world, *side, &frame);
         }
         Event::Reads(Side::Peer, reads) => world.peer.reads = *reads,
         Event::Reads(Side::Node, reads) => world.node.as_mut().expect("a node").reads = *reads,
@@ -151,8 +152,9 @@ proptest! {
     fn nothing_is_lost_changed_or_kept(
         chunk in prop::sample::select(&[61, 1_400, 2_048, usize::MAX][..]),
         events in prop::collection::vec(event(), 1..24),
+        node_began in any::<bool>(),
     ) {
-        let mut world = World::open();
+        let mut world = if node_began { World::departed() } else { World::open() };
         world.chunk = chunk;
         let Budgets { nodes, held } = world.gate.exchange.config.budgets.clone();
         let all = [nodes.free(), held.free()];

@@ -37,6 +37,13 @@ fn closed(script: impl FnOnce(&mut World), reason: Reason, told: Told) {
     closed_after(World::open(), 0, script, reason, told);
 }
 
+/// The same whoever began the session.
+#[track_caller]
+fn closed_either_way(script: impl Fn(&mut World), reason: Reason, told: Told) {
+    closed_after(World::open(), 0, &script, reason, told);
+    closed_after(World::departed(), 0, &script, reason, told);
+}
+
 #[track_caller]
 fn closed_after(world: World, passed: usize, script: impl FnOnce(&mut World), reason: Reason, told: Told) {
     let mut world = world;
@@ -350,7 +357,7 @@ fn messages_that_must_not_reach_the_node() {
         (message(200, 65_537), Reason::UnknownMessage, Closed(1002, "-4")),
     ];
     for (message, reason, told) in cases {
-        closed(|world| world.say(&binary(&message)), reason, told);
+        closed_either_way(|world| world.peer_sends(&message), reason, told);
     }
 }
 
@@ -360,8 +367,11 @@ fn an_unsolicited_reply_beyond_what_is_held() {
     let header = Envelope { kind: number::RESPOND_BLOCKS, id: None, body: size };
     let mut bytes = [0; ID_HEADER_BYTES];
     let len = header.write(&mut bytes);
-    let frame = encode_frame(false, Opcode::Binary, Some(MASK), &bytes[..len]);
-    closed(|world| world.say(&frame), Reason::MessageTooLarge, Closed(1009, ""));
+    let script = |world: &mut World| {
+        let frame = encode_frame(false, Opcode::Binary, world.mask(Leg::Public), &bytes[..len]);
+        world.say(&frame);
+    };
+    closed_either_way(script, Reason::MessageTooLarge, Closed(1009, ""));
 }
 
 #[test]
@@ -475,7 +485,7 @@ fn the_host_may_end_a_session() {
             world.gate.close(world.now, reason);
             world.run();
         };
-        closed(script, reason, told);
+        closed_either_way(script, reason, told);
     }
     let mut world = World::secured();
     world.gate.close(world.now, Reason::Aborted);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use rustls::{
     SignatureScheme,
 };
 
-use crate::chia::{Alarm, Handshake, Message, NodeType, Schema, Standard, number};
-use crate::gate::{Budgets, Config, Gate};
+use crate::chia::{Alarm, Handshake, Message, NodeType, NodeTypes, Schema, Standard, number};
+use crate::gate::{Budgets, Config, Departure, Gate, Privacy};
 use crate::identity::Fleet;
 use crate::rules::{Friends, Layer, Rules};
 use crate::session::{Close, DialFailure, Done, End, Instant, Leg, PeerId, Request, Session, Standing};
@@ -36,6 +36,7 @@ struct Shared {
     config: Config,
     peer: Credential,
     node: Credential,
+    outward: Arc<Credential>,
 }
 
 static SHARED: LazyLock<Shared> = LazyLock::new(|| {
@@ -45,8 +46,12 @@ static SHARED: LazyLock<Shared> = LazyLock::new(|| {
     let acceptor = Acceptor::new(&settings, service).expect("an acceptor");
     let connector = Connector::new(&settings, None).expect("a connector");
     let fleet = Fleet::new(&[7; 32], &authority).expect("a fleet");
+    let outward = fleet.outward(&authority, "node-1").expect("a certificate");
+    let service = Some(SocketAddr::from(([203, 0, 113, 1], 8444)));
+    let privacy = Some(Privacy { service, ..Privacy::default() });
     Shared {
-        config: Config::new("mainnet", acceptor, connector, fleet),
+        config: Config { privacy, ..Config::new("mainnet", acceptor, connector, fleet) },
+        outward: outward.into(),
         peer: mint::peer(&authority, 2).expect("a certificate"),
         node: mint::peer(&authority, 3).expect("a certificate"),
     }
@@ -81,10 +86,23 @@ pub(super) fn peer_credential() -> &'static Credential {
 /// Where the peer comes from.
 pub(super) const PEER_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
+/// Where a node's connection leads to.
+pub(super) const DESTINATION: SocketAddr = SocketAddr::new(PEER_ADDRESS, 8444);
+
+/// A connection of a node that is known.
+pub(super) fn departure() -> Departure {
+    Departure { to: DESTINATION, showing: SHARED.outward.clone(), node: Some(node_id()) }
+}
+
 /// Rules that know this peer as a friend.
 pub(super) fn befriended() -> Arc<Rules> {
     let friends = Friends { ids: [peer_id()].into(), networks: Vec::new() };
     Rules::new(Schema::embedded(), Layer::default(), Vec::new(), friends).into()
+}
+
+/// The certificate that the node shows.
+pub(super) fn node_credential() -> &'static Credential {
+    &SHARED.node
 }
 
 pub(super) fn peer_id() -> PeerId {
@@ -188,9 +206,8 @@ fn client(credential: Option<&Credential>) -> rustls::Connection {
     ClientConnection::new(Arc::new(config), name).expect("a client").into()
 }
 
-fn server() -> rustls::Connection {
+fn server(own: &Credential) -> rustls::Connection {
     let provider = Arc::new(provider());
-    let own = &SHARED.node;
     let config = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .expect("versions")
@@ -203,9 +220,12 @@ fn server() -> rustls::Connection {
 /// One end outside: TLS, HTTP as text, frames taken apart.
 pub(super) struct Side {
     pub(super) tls: rustls::Connection,
+    role: Role,
     reader: Reader,
     plain: VecDeque<u8>,
     upgraded: bool,
+    /// How many of its lines an end that plays its part by itself has said.
+    lines: usize,
     /// The HTTP head that came.
     pub(super) http: String,
     /// Whole messages that came.
@@ -232,9 +252,11 @@ impl Side {
         let limits = Limits { message_bytes: u64::MAX, controls_per_minute: u32::MAX };
         Side {
             tls,
+            role,
             reader: Reader::new(role, limits),
             plain: VecDeque::new(),
             upgraded: false,
+            lines: 0,
             http: String::new(),
             messages: Vec::new(),
             partial: Vec::new(),
@@ -247,6 +269,15 @@ impl Side {
             reads: true,
             raw: Vec::new(),
         }
+    }
+
+    /// A message in one frame, masked where its role wants it.
+    pub(super) fn frame(&self, message: &[u8]) -> Vec<u8> {
+        encode_frame(true, Opcode::Binary, self.mask(), message)
+    }
+
+    fn mask(&self) -> Option<[u8; 4]> {
+        (self.role == Role::Client).then_some(MASK)
     }
 
     pub(super) fn write(&mut self, plain: &[u8]) {
@@ -295,6 +326,23 @@ impl Side {
         }
     }
 
+    /// Says the next line of a part that is played by itself: upgrade and handshake, as a client or as a server.
+    pub(super) fn play(&mut self, greeting: &[u8]) {
+        let heard = self.messages.first().is_some_and(|first| first.first() == Some(&number::HANDSHAKE));
+        let line = match (self.role, self.lines) {
+            (Role::Client, 0) if !self.tls.is_handshaking() => upgrade(),
+            (Role::Client, 1) if self.http.starts_with("HTTP/1.1 101 ") => self.frame(greeting),
+            (Role::Server, 0) if self.upgraded => {
+                let response = ServerUpgrade::default().receive(self.http.as_bytes());
+                response.expect("a valid request").expect("a whole request").response
+            }
+            (Role::Server, 1) if heard => self.frame(greeting),
+            _ => return,
+        };
+        self.lines += 1;
+        self.write(&line);
+    }
+
     fn pending(&mut self) -> Vec<u8> {
         let mut bytes = core::mem::take(&mut self.raw);
         while self.tls.wants_write() {
@@ -304,7 +352,7 @@ impl Side {
     }
 }
 
-/// What the host does when a node is asked for.
+/// What the host does when a leg or an identity is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dials {
     Succeed,
@@ -318,10 +366,17 @@ pub(super) struct World {
     pub(super) peer: Side,
     pub(super) node: Option<Side>,
     pub(super) dials: Dials,
-    /// Whether the node answers the upgrade and the handshake by itself, and with what.
+    pub(super) claims: Dials,
+    /// Whether the node says its part of the upgrade and the handshake by itself, and with what.
     pub(super) node_greets: bool,
     pub(super) node_greeting: Vec<u8>,
+    /// The same for a peer that a node dials.
+    pub(super) peer_greets: bool,
+    pub(super) peer_greeting: Vec<u8>,
     pub(super) dialled: Vec<Option<PeerId>>,
+    /// How often a peer was asked for.
+    pub(super) reached: usize,
+    pub(super) claimed: Vec<PeerId>,
     pub(super) standings: Vec<Standing>,
     /// Identities that the node was reported to have.
     pub(super) node_ids: Vec<PeerId>,
@@ -366,9 +421,14 @@ impl World {
             peer: Side::new(client(credential), Role::Client),
             node: None,
             dials: Dials::Succeed,
+            claims: Dials::Succeed,
             node_greets: true,
             node_greeting: greeting(),
+            peer_greets: false,
+            peer_greeting: greeting(),
             dialled: Vec::new(),
+            reached: 0,
+            claimed: Vec::new(),
             standings: Vec::new(),
             node_ids: Vec::new(),
             alarms: Vec::new(),
@@ -377,6 +437,49 @@ impl World {
             corrupts: None,
             to_gate: [Vec::new(), Vec::new()],
         }
+    }
+
+    /// A node's connection outward, of which nothing has happened yet.
+    pub(super) fn departing() -> World {
+        World::departing_with(config(), departure(), &SHARED.peer, Some(&SHARED.node))
+    }
+
+    pub(super) fn departing_with(
+        config: Config,
+        departure: Departure,
+        peer: &Credential,
+        node: Option<&Credential>,
+    ) -> World {
+        let types = NodeTypes::NONE.with(NodeType::FullNode).with(NodeType::Introducer);
+        let config = Config { types, server_port: None, ..config };
+        let mut world = World::with(config.clone(), None);
+        world.gate = Gate::outbound(Arc::new(config), departure, 5, world.now);
+        world.peer = Side::new(server(peer), Role::Server);
+        world.peer_greets = true;
+        world.node = Some(Side::new(client(node), Role::Client));
+        world
+    }
+
+    /// A node's connection outward over which messages pass.
+    pub(super) fn departed() -> World {
+        let mut world = World::departing();
+        world.run();
+        assert!(world.gate.is_open(), "{:?}", world.gate);
+        world
+    }
+
+    /// What the frames of an end are masked with.
+    pub(super) fn mask(&self, leg: Leg) -> Option<[u8; 4]> {
+        match leg {
+            Leg::Public => self.peer.mask(),
+            Leg::Private => self.node.as_ref().expect("a node").mask(),
+        }
+    }
+
+    /// The peer sends a message in one frame.
+    pub(super) fn peer_sends(&mut self, message: &[u8]) {
+        let frame = self.peer.frame(message);
+        self.say(&frame);
     }
 
     pub(super) fn configured(change: impl FnOnce(&mut Config)) -> World {
@@ -452,6 +555,12 @@ impl World {
         self.run();
     }
 
+    /// The node sends bytes outside of TLS.
+    pub(super) fn node_says_raw(&mut self, bytes: &[u8]) {
+        self.node.as_mut().expect("a node").raw.extend_from_slice(bytes);
+        self.run();
+    }
+
     /// The node sends plaintext.
     pub(super) fn node_says(&mut self, plain: &[u8]) {
         self.node.as_mut().expect("a node").write(plain);
@@ -460,7 +569,8 @@ impl World {
 
     /// The node sends a message in one frame.
     pub(super) fn node_sends(&mut self, message: &[u8]) {
-        self.node_says(&encode_frame(true, Opcode::Binary, None, message));
+        let frame = self.node.as_ref().expect("a node").frame(message);
+        self.node_says(&frame);
     }
 
     pub(super) fn node_messages(&self) -> &[Vec<u8>] {
@@ -525,10 +635,18 @@ impl World {
                         Dials::Hang => {}
                         Dials::Fail(failure) => self.gate.complete(self.now, Done::DialFailed(failure)),
                         Dials::Succeed => {
-                            self.node = Some(Side::new(server(), Role::Server));
+                            self.node = Some(Side::new(server(&SHARED.node), Role::Server));
                             self.gate.complete(self.now, Done::Dialled);
                         }
                     }
+                }
+                Request::Reach => {
+                    self.reached += 1;
+                    self.answer(self.dials, Done::Dialled);
+                }
+                Request::Claim(peer) => {
+                    self.claimed.push(peer);
+                    self.answer(self.claims, Done::Claimed);
                 }
                 Request::Close(leg, close) => {
                     if let Some(end) = self.end(leg) {
@@ -538,6 +656,14 @@ impl World {
             }
         }
         any
+    }
+
+    fn answer(&mut self, how: Dials, done: Done) {
+        match how {
+            Dials::Hang => {}
+            Dials::Fail(failure) => self.gate.complete(self.now, Done::DialFailed(failure)),
+            Dials::Succeed => self.gate.complete(self.now, done),
+        }
     }
 
     fn end(&mut self, leg: Leg) -> Option<&mut Side> {
@@ -588,18 +714,13 @@ impl World {
         written > 0
     }
 
-    /// Plays the node's part.
+    /// Plays the parts of those who do it by themselves.
     fn greet(&mut self) {
-        let Some(node) = self.node.as_mut().filter(|_| self.node_greets) else { return };
-        if node.upgraded && !node.http.is_empty() && !node.http.contains("answered") {
-            let response = ServerUpgrade::default().receive(node.http.as_bytes()).expect("a valid request");
-            node.http.push_str("answered");
-            node.write(&response.expect("a whole request").response);
+        if let Some(node) = self.node.as_mut().filter(|_| self.node_greets) {
+            node.play(&self.node_greeting);
         }
-        let greeted = node.http.contains("greeted");
-        if !greeted && node.messages.first().is_some_and(|first| first.first() == Some(&number::HANDSHAKE)) {
-            node.http.push_str("greeted");
-            node.write(&encode_frame(true, Opcode::Binary, None, &self.node_greeting));
+        if self.peer_greets {
+            self.peer.play(&self.peer_greeting);
         }
     }
 
