@@ -36,7 +36,6 @@ use crate::chia::{Inspector, Minute, NodeType, Tables, Would};
 use crate::finding::Finding;
 use crate::rules::{Rules, Who};
 use crate::session::{Close, Done, End, Instant, Leg, PeerId, Request, Session};
-use crate::tls::channel::HANDSHAKE_BUFFER;
 use crate::tls::connector::Showing;
 use crate::tls::record::OVERHEAD;
 use crate::tls::{Channel, Failure, Sealed};
@@ -89,13 +88,14 @@ impl Gate {
     }
 
     /// A session for a node of ours that has just connected to a peer outside, in whose name the connection was taken: the
-    /// private leg is there, and the public one is asked for at once. Until the peer has shown who it is, what the node
-    /// sends stays with the host.
+    /// private leg is there, and the public one is asked for at once. Until the peer has shown who it is, the node's hello
+    /// waits here, and what follows it with the host.
     pub fn outbound(config: Arc<Config>, departure: Departure, seed: u64, now: Instant) -> Gate {
         let source = departure.to.ip();
         let mut exchange = Exchange::new(config, source, Some(Box::new(departure)), seed, now);
         exchange.depart(now);
-        Gate { public: None, private: None, exchange }
+        let private = Some(exchange.config.acceptor.hold());
+        Gate { public: None, private, exchange }
     }
 
     /// What is known about the peer.
@@ -217,7 +217,13 @@ impl Gate {
             (Leg::Public, _) => farewell::peer_tls(failure),
             (
                 Leg::Private,
-                Step::NodeTls | Step::NodeUpgrade(_) | Step::NodeHandshake | Step::NodeRequest(_),
+                Step::NodeTls
+                | Step::NodeUpgrade(_)
+                | Step::NodeHandshake
+                | Step::NodeRequest(_)
+                | Step::Reach
+                | Step::Tls
+                | Step::Claim,
             ) => Reason::NodeTls,
             (Leg::Private, _) => Reason::NodeLost,
         };
@@ -368,11 +374,8 @@ impl Session for Gate {
             (Life::Closing(_) | Life::Leaving | Life::Gone, _) => window,
             (Life::Live, _) if !self.exchange.may_read(leg) => 0,
             (Life::Live, _) if half.upgraded => window,
-            // A node's hello may come, and wait with the host.
-            (Life::Live, _) => {
-                let channel = if leg == Leg::Public { &self.public } else { &self.private };
-                channel.as_ref().map_or(HANDSHAKE_BUFFER, Channel::appetite)
-            }
+            (Life::Live, Leg::Public) => self.public.as_ref().map_or(0, Channel::appetite),
+            (Life::Live, Leg::Private) => self.private.as_ref().map_or(0, Channel::appetite),
         }
     }
 
@@ -443,9 +446,8 @@ impl Session for Gate {
             }
             Done::Claimed if matches!(self.exchange.step, Step::Claim) => {
                 let config = self.exchange.config.clone();
-                if let Some(peer) = self.exchange.peer {
-                    let showing = Showing::Peer(config.fleet.clone(), peer);
-                    self.private = Some(config.acceptor.accept_as(showing));
+                if let (Some(peer), Some(private)) = (self.exchange.peer, &mut self.private) {
+                    private.answer_as(Showing::Peer(config.fleet.clone(), peer));
                     self.exchange.claimed(now);
                 }
             }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::version::{TLS12, TLS13};
 
-use super::connector::Showing;
 use super::handshake::Stage;
 use super::verify::Verifier;
 use super::{Channel, Credential, Settings, SetupError};
@@ -44,9 +43,10 @@ impl Acceptor {
         Channel::new(Stage::Accept { config: self.config.clone(), showing: None })
     }
 
-    /// The same for whoever is to see another identity: a node of ours, that of the peer which it dialled.
-    pub fn accept_as(&self, showing: Showing) -> Channel {
-        Channel::new(Stage::Accept { config: self.config.clone(), showing: Some(showing) })
+    /// The same for whoever is to see another identity, which is not known yet: a node of ours, that of the peer which it
+    /// dials. The channel takes a hello and does nothing about it before [`Channel::answer_as`].
+    pub fn hold(&self) -> Channel {
+        Channel::new(Stage::Hold(self.config.clone()))
     }
 }
 

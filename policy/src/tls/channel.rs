@@ -8,6 +8,7 @@
 use core::{fmt, mem};
 
 use super::Failure;
+use super::connector::Showing;
 use super::handshake::{Inbox, Progress, Stage, Step};
 use super::record::{self, Opened, Traffic};
 use crate::session::{PeerId, Work};
@@ -180,11 +181,24 @@ impl Channel {
     /// The next expensive step, if there is enough for one. Run it anywhere, then hand it to [`Channel::complete`].
     pub fn work(&mut self) -> Option<Box<dyn Work>> {
         let State::Handshake(stage) = &self.state else { return None };
-        if !matches!(stage, Stage::Connect { .. }) && !self.inbox.is_ready() {
+        let ready = match stage {
+            Stage::Hold(_) => false,
+            Stage::Connect { .. } => true,
+            _ => self.inbox.is_ready(),
+        };
+        if !ready {
             return None;
         }
         let State::Handshake(stage) = mem::replace(&mut self.state, State::Working) else { return None };
         Some(Box::new(Step::new(stage, mem::take(&mut self.inbox))))
+    }
+
+    /// Answers, with this identity, whoever was held until now.
+    pub fn answer_as(&mut self, showing: Showing) {
+        if let State::Handshake(Stage::Hold(config)) = &self.state {
+            let (config, showing) = (config.clone(), Some(showing));
+            self.state = State::Handshake(Stage::Accept { config, showing });
+        }
     }
 
     /// Takes back what [`Channel::work`] gave out, after it ran.

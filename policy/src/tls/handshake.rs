@@ -25,6 +25,8 @@ pub const RECORDS_MAX: usize = 64;
 
 /// Where a handshake stands between two pieces of work.
 pub(super) enum Stage {
+    /// As server, with an identity to come.
+    Hold(Arc<ServerConfig>),
     /// As server; nothing of the peer was looked at yet. Without a `showing` the configuration's own identity is shown.
     Accept { config: Arc<ServerConfig>, showing: Option<Showing> },
     /// As client; nothing was sent yet.
@@ -94,6 +96,8 @@ impl Step {
 
     fn advance(&mut self) -> Result<Progress, Failure> {
         match self.stage.take().ok_or(Failure::Internal)? {
+            // Is never handed out as work.
+            Stage::Hold(_) => Err(Failure::Internal),
             Stage::Accept { config, showing } => {
                 let config = match showing {
                     Some(showing) => showing.serve(&config)?,
