@@ -170,11 +170,27 @@ fn pool_line(config: &Config, pool: &Pool) -> String {
         }
     };
     format!(
-        "{}; {source}; {} new sessions a second per node, {} at one time{}",
+        "{}; {source}; {} new sessions a second per node, {} at one time{}{}",
         nodes.join(", "),
         pool.dials_per_second,
         pool.slots,
+        one_arm(config, pool),
         exemptions(config, pool)
+    )
+}
+
+/// What it means that peers come by the link of the nodes.
+fn one_arm(config: &Config, pool: &Pool) -> String {
+    let Some(node) = pool.nodes.iter().find(|node| config.is_one_armed(node)) else { return String::new() };
+    let keeps = match pool.source.is_transparent() {
+        true => {
+            "peers of the nodes' own network are shown with the appliance's address, and answers to all others go by the appliance"
+        }
+        false => "only a filter on the nodes keeps peers from going to them directly",
+    };
+    format!(
+        "\n  one-armed: peers come by port {}, as nodes do; {keeps} (`hedgerow node-setup {}` prints the lines)",
+        config.ports[node.port].name, node.name
     )
 }
 

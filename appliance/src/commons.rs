@@ -46,7 +46,7 @@ pub enum Claim {
     Waits,
     /// The holder is being asked for a sign of life already.
     Refused,
-    /// It is the identity of one of our own nodes.
+    /// It is the identity of one of our own nodes, or comes from the address of one.
     OwnNode,
 }
 
@@ -194,6 +194,11 @@ impl Books {
         let challenged = holder.ticket;
         self.post(challenged, Letter::Challenged);
         Claim::Waits
+    }
+
+    /// Whether one of our nodes has this address: where peers and nodes share a link it can reach the service address itself.
+    pub fn is_node(&self, ip: IpAddr) -> bool {
+        self.pools.iter().any(|pool| pool.has_node_at(ip))
     }
 
     /// A session asks its pool for a node. Where it gets the slot of another, that one is told.

@@ -466,6 +466,17 @@ impl Default for Bans {
 }
 
 impl Config {
+    /// Whether peers come by the port that leads to a node: a one-armed set-up.
+    pub fn is_one_armed(&self, node: &Node) -> bool {
+        self.listeners.iter().any(|listener| !listener.backend && listener.port == node.port)
+    }
+
+    /// Whether another port has the same device, with another VLAN.
+    pub fn shares_device(&self, port: &Port) -> bool {
+        let same = |other: &&Port| !other.is_sockets() && other.device == port.device;
+        !port.is_sockets() && self.ports.iter().filter(same).count() > 1
+    }
+
     /// Reads a configuration from `text`; `path` only names it. The report of a success holds warnings at most.
     pub fn parse(path: &str, text: &str) -> Result<(Config, Report), Report> {
         let (file, mut diagnostics) = read::read(text);

@@ -35,6 +35,10 @@ pub fn open(config: &Config, index: usize, count: usize) -> Result<Vec<Device>, 
             (0..count).map(|_| place().map_err(failed)).collect()
         }
         Driver::AfPacket => af_packet(config, index, count, &[]),
+        Driver::Auto if config.shares_device(port) => {
+            let note = "no af-xdp: another port has another VLAN of this device".to_owned();
+            af_packet(config, index, count, &[note])
+        }
         Driver::AfXdp => AfXdp::open_queues(&af_xdp(config, index), count).map(boxed),
         Driver::Auto | Driver::Tap => match AfXdp::open_queues(&af_xdp(config, index), count) {
             Ok(ports) => Ok(boxed(ports)),

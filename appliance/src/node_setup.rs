@@ -31,6 +31,13 @@ pub fn lines(config: &Config, name: &str, way: Way) -> Result<String, String> {
         let known: Vec<&str> = nodes().map(|(_, node)| node.name.as_str()).collect();
         return Err(format!("no node is called `{name}`; there are {}", known.join(", ")));
     };
+    if way == Way::Gateway && pool.source.is_transparent() && config.is_one_armed(node) {
+        return Err(format!(
+            "peers come by the link of the node {}, and by that link the appliance lets nobody out: what the node begins itself \
+             would have no way; take `--way rule`",
+            node.name
+        ));
+    }
     let own = own_address(config, node).ok_or_else(|| {
         format!("port.{} has no address of the family of {}", config.ports[node.port].name, node.address)
     })?;
@@ -189,6 +196,22 @@ mod tests {
         assert!(!rule.contains("exempt_peer_networks"), "the node bans peers by their own addresses");
         let gateway = lines(&config, &name, Way::Gateway).expect("lines");
         assert!(gateway.contains("ip -4 route replace default via 10.0.1.1\n"), "{gateway}");
+    }
+
+    /// With one arm the default route stays, and the rule covers the link itself.
+    #[test]
+    fn a_one_armed_nodes_answers_go_by_the_appliance_by_a_rule_alone() {
+        let config = config(|text| {
+            let text = text.replacen("[pool.front]", "[pool.front]\nsource = \"transparent\"", 1);
+            let text = text.replacen("# address = \"203.0.113.7\"", "address = \"203.0.113.7\"", 1);
+            text.replace("a=10.0.1.11:", "a=203.0.113.11:").replace(", \"b=10.0.1.12:8444\"", "")
+        });
+        let node = &config.pools[0].nodes[0];
+        assert!(config.is_one_armed(node), "{}", node.address);
+        let rule = lines(&config, &node.name, Way::Rule).expect("lines");
+        assert!(rule.contains("default via 203.0.113.7 table 8444\n"), "{rule}");
+        let error = lines(&config, &node.name, Way::Gateway).expect_err("it cannot work");
+        assert!(error.contains("--way rule"), "{error}");
     }
 
     #[test]

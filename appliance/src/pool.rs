@@ -19,6 +19,7 @@ pub mod node;
 mod tenants;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -262,6 +263,13 @@ impl Pool {
     /// Whether a node of the pool has shown this as its identity. Nodes find themselves through gossip, and dial.
     pub fn has_met(&self, id: PeerId) -> bool {
         self.nodes.iter().any(|node| node.id == Some(id))
+    }
+
+    /// Whether a node of the pool has this address.
+    pub fn has_node_at(&self, ip: IpAddr) -> bool {
+        self.nodes
+            .iter()
+            .any(|node| node.duty != Duty::Removed && IpAddr::from(node.config.target.address) == ip)
     }
 
     /// Where a node is.

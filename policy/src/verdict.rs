@@ -151,7 +151,8 @@ reasons! {
     WindowsUnexpected = "windows_unexpected",
 
     // Session.
-    /// The identity belongs to one of our own nodes: it found its own public address.
+    /// The identity belongs to one of our own nodes, or the connection comes from the address of one: it found its own public
+    /// address. What runs on a node's machine reaches nodes by a back-end listener.
     OwnNode = "own_node",
     /// Another session holds the same identity, and it is alive.
     DuplicateId = "duplicate_id",

@@ -47,7 +47,12 @@ impl<P: Port> Core<P> {
             return self.refuse(now, seat, DialFailure::Slots);
         }
         let Some(id) = peer else { return self.ask(now, seat) };
-        let claim = self.commons.with(|books| books.claim((seat.pool, id), seat.ticket, seat.peer.ip()));
+        // Whoever comes from a node's address is no peer, whatever it shows; its machine's application has its own listener.
+        let from = seat.peer.ip();
+        let claim = self.commons.with(|books| match !backend && books.is_node(from) {
+            true => Claim::OwnNode,
+            false => books.claim((seat.pool, id), seat.ticket, from),
+        });
         self.claimed(now, seat, claim);
     }
 

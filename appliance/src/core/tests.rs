@@ -9,7 +9,7 @@ use hedgerow_dataplane::Reason as FlowReason;
 use hedgerow_policy::Reason;
 
 use super::Happened;
-use rig::{BESIDE, INSIDE, OTHER_PEER, PEER, Plan, World};
+use rig::{BESIDE, INSIDE, NODE, OTHER_PEER, PEER, Plan, World};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -316,6 +316,21 @@ fn the_operators_own_nodes_are_refused() {
     assert_eq!(world.peer.closed(peer), Some(FlowReason::Reset));
     assert_eq!(world.statistics().ended[Reason::OwnNode], 1);
     assert_eq!(world.node.accepted().count(), 0, "no node has heard of it");
+}
+
+/// Where peers and nodes share a link a node reaches the service address by itself, whatever it says it is.
+#[test]
+fn who_comes_from_a_nodes_address_is_no_peer_but_may_be_the_application() {
+    let mut world = World::scripted(Plan::default());
+    let itself = world.connect(NODE);
+    world.say(itself, b"Da");
+    assert_eq!(world.peer.closed(itself), Some(FlowReason::Reset));
+    assert_eq!(world.statistics().ended[Reason::OwnNode], 1);
+    assert_eq!(world.node.accepted().count(), 0, "no node has heard of it");
+    let mut world = World::scripted(Plan { backend: true, ..Plan::default() });
+    let application = world.connect(NODE);
+    world.say(application, b"Da");
+    assert_eq!(world.peer.heard(application), b"dialled");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 pub mod cases;
 mod egress;
+mod one_armed;
 mod policy;
 mod shared;
 pub mod wires;
@@ -78,6 +79,7 @@ pub fn run(report: &mut Report) {
     shared::run(report);
     policy::run(report);
     egress::run(report);
+    one_armed::run(report);
 }
 
 fn run_cases(report: &mut Report, names: &[String], wires: &mut Wires) {

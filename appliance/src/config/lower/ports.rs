@@ -25,6 +25,7 @@ impl Lowering<'_> {
         for (name, file) in files {
             let value = self.port(name, file.span(), file.get_ref());
             self.same_device(&ports, files, &value, file.get_ref());
+            self.one_program(&ports, &value, file.get_ref());
             self.same_address(&ports, file.get_ref());
             ports.0.push(Placed { span: file.span(), value });
         }
@@ -254,6 +255,27 @@ impl Lowering<'_> {
                 .help("one port may serve both the public and the private side"),
             );
         }
+    }
+
+    /// A device takes one XDP program, and gives its frames to one TAP port; packet sockets may be many.
+    fn one_program(&mut self, ports: &Ports, port: &Port, file: &file::Port) {
+        let beneath = |p: &&Placed<Port>| p.value.device == port.device && p.value.vlan != port.vlan;
+        let alone = |port: &Port| port.driver == Driver::AfXdp || port.is_tap();
+        let Some(other) = ports.0.iter().find(beneath).filter(|_| !port.is_sockets()) else { return };
+        if !alone(port) && !alone(&other.value) {
+            return;
+        }
+        let place = file.driver.as_ref().map(Spanned::span);
+        let place = place.or(file.device.as_ref().map(Spanned::span)).unwrap_or_default();
+        self.error(
+            Diagnostic::error(
+                place,
+                format!("one port alone may take the frames of `{}` in this way", port.device),
+                "expected af-packet for ports that share a device",
+            )
+            .context(other.span.clone(), "the other port")
+            .help("or a device for each: `ip link add link ens5 name ens5.7 type vlan id 7`, and no `vlan`"),
+        );
     }
 
     fn same_address(&mut self, ports: &Ports, file: &file::Port) {

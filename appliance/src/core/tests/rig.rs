@@ -21,7 +21,7 @@ use hedgerow_port::{Memory, MemoryConfig};
 
 use crate::bell::Bell;
 use crate::commons::Commons;
-use crate::core::{Arrival, Core, CoreConfig, CoreStatistics, SessionEvent, Sessions};
+use crate::core::{Arrival, Core, CoreConfig, CoreStatistics, Errand, SessionEvent, Sessions};
 use crate::pool::{NodeConfig, PoolConfig};
 use crate::sessions::{Factory, Kind};
 use crate::workers::Workers;
@@ -32,7 +32,7 @@ pub(super) const OTHER_PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 3));
 pub(super) const BESIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7));
 const SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
 pub(super) const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
-const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+pub(super) const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 const ABSENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
 const PORT: u16 = 8444;
 
@@ -50,6 +50,8 @@ pub(super) struct Plan {
     pub(super) work_queue: usize,
     pub(super) events: usize,
     pub(super) own_node: Option<u8>,
+    /// The listener is the application's.
+    pub(super) backend: bool,
     /// Bytes a second that a source may move.
     pub(super) source_bytes: u32,
 }
@@ -65,6 +67,7 @@ impl Default for Plan {
             work_queue: 64,
             events: 64,
             own_node: None,
+            backend: false,
             source_bytes: 0,
         }
     }
@@ -96,7 +99,7 @@ impl World {
         // The node's default route leads through the core, as a transparent source needs it.
         World {
             core: Core::new(&config, Commons::alone(&config, now), vec![public, private], sessions, now),
-            peer: Host::new(outer, &[PEER, OTHER_PEER, BESIDE], None, now),
+            peer: Host::new(outer, &[PEER, OTHER_PEER, BESIDE, NODE], None, now),
             node: Host::new(inner, &[NODE], Some(INSIDE), now),
             now,
         }
@@ -240,7 +243,7 @@ fn core_config(plan: &Plan, public: &Memory, private: &Memory) -> CoreConfig {
             ..shard_config(Accept::Handshake)
         },
         listener_pools: vec![0],
-        errands: Vec::new(),
+        errands: vec![Errand { backend: plan.backend, ..Errand::default() }],
         pools: vec![PoolConfig {
             name: "nodes".into(),
             nodes: nodes.collect(),
