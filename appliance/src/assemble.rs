@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +24,10 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::{Config, Listener, Mode, PeerType, Pool, Port, Protocol, Share};
-use crate::core::{CoreConfig, Errand};
+use crate::core::{CoreConfig, Errand, NO_LISTENER};
 use crate::identity::Secret;
 use crate::pool::{NodeConfig, PATIENCE, PoolConfig};
-use crate::sessions::Kind;
+use crate::sessions::{Kind, Outward};
 use crate::sockets;
 
 /// Bytes of unfinished messages that one node may hold.
@@ -310,6 +310,15 @@ fn pool(pool: &Pool, watched: bool) -> PoolConfig {
 /// What each listener makes of a connection. One RSA signature for the fleet's intermediate, and a leaf per service
 /// address, are made here.
 pub fn kinds(config: &Config, secret: &Secret, settings: &Settings) -> Result<Vec<Kind>, AssembleError> {
+    sessions(config, secret, settings).map(|(kinds, _)| kinds)
+}
+
+/// The same, and what is made of connections that nodes begin, where some of them are inspected.
+pub fn sessions(
+    config: &Config,
+    secret: &Secret,
+    settings: &Settings,
+) -> Result<(Vec<Kind>, Option<Outward>), AssembleError> {
     let held = gate::Budget::new(config.limits.message_memory);
     let budget = |pool: &Pool| gate::Budgets {
         nodes: gate::Budget::new(UNFINISHED_PER_NODE * pool.nodes.len().max(1) as u64),
@@ -317,7 +326,9 @@ pub fn kinds(config: &Config, secret: &Secret, settings: &Settings) -> Result<Ve
     };
     let budgets: Vec<gate::Budgets> = config.pools.iter().map(budget).collect();
     let standards = standards(config);
-    let identities = match config.listeners.iter().any(|l| l.protocol == Protocol::Chia) {
+    let inspecting = config.egress.as_ref().filter(|way| way.inspects_any());
+    let speaks = config.listeners.iter().any(|l| l.protocol == Protocol::Chia);
+    let identities = match speaks || inspecting.is_some() {
         true => Some(Identities::new(config, secret, settings)?),
         false => None,
     };
@@ -335,7 +346,12 @@ pub fn kinds(config: &Config, secret: &Secret, settings: &Settings) -> Result<Ve
             })),
         }
     };
-    config.listeners.iter().enumerate().map(kind).collect()
+    let kinds = config.listeners.iter().enumerate().map(kind).collect::<Result<_, _>>()?;
+    let outward = match (inspecting, identities) {
+        (Some(way), Some(identities)) => Some(identities.outward(config, way, &budgets, &standards)?),
+        _ => None,
+    };
+    Ok((kinds, outward))
 }
 
 /// What messages are judged by beside the rules, for each pool: what one node shows to be true holds for all of its pool.
@@ -406,7 +422,7 @@ impl<'a> Identities<'a> {
             let gate = gate::Config {
                 listener: index as u16,
                 privacy: (!listener.backend)
-                    .then(|| privacy(config, SocketAddr::new(address, listener.local_port))),
+                    .then(|| privacy(config, Some(SocketAddr::new(address, listener.local_port)))),
                 types: listener
                     .types
                     .iter()
@@ -422,16 +438,61 @@ impl<'a> Identities<'a> {
         };
         served.map(gate).collect()
     }
+
+    /// What sessions have in common that nodes begin, by pool. A node shows the same outside whatever goes through, so what it
+    /// says of itself is edited as in sessions of peers that come.
+    fn outward(
+        self,
+        config: &Config,
+        way: &crate::config::egress::Egress,
+        budgets: &[gate::Budgets],
+        standards: &[Standard],
+    ) -> Result<Outward, AssembleError> {
+        let own = config.ports[way.port].addresses.first().map(|own| own.address);
+        let own = own.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        // Which one a gate is made with is of no matter: nodes are shown their peers'.
+        let credential = self.fleet.service(&self.authority, own, 0)?;
+        let acceptor = Acceptor::new(self.settings, credential)?;
+        let gate = |index: usize| {
+            let public = |listener: &&Listener| {
+                listener.pool == index && listener.protocol == Protocol::Chia && !listener.backend
+            };
+            let all = || config.listeners.iter().filter(|listener| listener.protocol == Protocol::Chia);
+            let listener = all().find(public);
+            let network = listener.or(all().next()).map_or("mainnet", |listener| listener.network.as_str());
+            let service = listener.and_then(|listener| {
+                let first = config.ports[listener.port].addresses.first().map(|own| own.address);
+                Some(SocketAddr::new(listener.address.or(first)?, listener.local_port))
+            });
+            let usual =
+                gate::Config::new(network, acceptor.clone(), self.connector.clone(), self.fleet.clone());
+            Arc::new(gate::Config {
+                listener: NO_LISTENER,
+                types: NodeTypes::NONE.with(NodeType::FullNode).with(NodeType::Introducer),
+                privacy: Some(privacy(config, service)),
+                server_port: None,
+                budgets: budgets[index].clone(),
+                // A node sees its peer's own address, and limits itself.
+                standard: Standard { paces: false, ..standards[index].clone() },
+                ..usual
+            })
+        };
+        let outward = Outward::new((0..config.pools.len()).map(gate).collect(), self.fleet, self.authority);
+        for node in config.pools.iter().flat_map(|pool| &pool.nodes).filter(|node| way.inspects(&node.name)) {
+            outward.showing(&node.name)?;
+        }
+        Ok(outward)
+    }
 }
 
 /// What stays inside: all nodes' addresses, and the appliance's own on ports that no peer comes to.
-fn privacy(config: &Config, service: SocketAddr) -> Privacy {
+fn privacy(config: &Config, service: Option<SocketAddr>) -> Privacy {
     let public: Vec<usize> = config.listeners.iter().filter(|l| !l.backend).map(|l| l.port).collect();
     let inner = config.ports.iter().enumerate().filter(|(number, _)| !public.contains(number));
     Privacy {
         nodes: config.pools.iter().flat_map(|pool| &pool.nodes).map(|node| node.address.ip()).collect(),
         inner: inner.flat_map(|(_, port)| &port.addresses).map(|own| own.address).collect(),
-        service: Some(service),
+        service,
     }
 }
 

@@ -63,24 +63,36 @@ fn egress_line(config: &Config) -> String {
     let nodes = config.pools.iter().flat_map(|pool| &pool.nodes);
     let access = |node: &crate::config::Node| {
         let own = plan.nodes.get(&node.name).and_then(|own| own.access);
+        let inspected = if plan.inspects(&node.name) { ", inspected" } else { "" };
         let word = match own.unwrap_or(plan.of_role(node.role)) {
             Access::Closed => "closed",
             Access::Emergency => "in an emergency",
             Access::Open => "open",
         };
-        format!("{} {word}", node.name)
+        format!("{} {word}{inspected}", node.name)
     };
     let nodes: Vec<String> = nodes.map(access).collect();
     let allow: Vec<String> = plan.allow.iter().map(ToString::to_string).collect();
     let address = plan.address.map_or("IPv6 only".to_owned(), |address| format!("as {address}"));
-    format!(
+    let mut line = format!(
         "egress by port {} {address}, ports {}-{}: {}; may begin {}\n",
         config.ports[plan.port].name,
         plan.ports.start(),
         plan.ports.end(),
         nodes.join(", "),
         allow.join(", ")
-    )
+    );
+    if plan.inspects_any() {
+        let ports: Vec<String> = plan.inspect.ports.iter().map(ToString::to_string).collect();
+        let _ = writeln!(
+            line,
+            "  inspected: what these nodes begin at TCP {} ends here, passes the policy as what comes in does, and goes on \
+             as a connection of our own, {} at once for each; all else that they may begin passes uninspected",
+            ports.join(", "),
+            plan.inspect.at_once
+        );
+    }
+    line
 }
 
 /// What a policy says, in a line.

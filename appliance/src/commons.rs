@@ -50,6 +50,21 @@ pub enum Claim {
     OwnNode,
 }
 
+/// How a session came about, which decides with whose it can share an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Its peer came, from this address.
+    From(IpAddr),
+    /// This node of the pool began it.
+    By(usize),
+}
+
+impl From<IpAddr> for Side {
+    fn from(ip: IpAddr) -> Side {
+        Side::From(ip)
+    }
+}
+
 /// The appliance is drained: it takes no new sessions and loses those that it has, one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -68,9 +83,28 @@ const LEAVE_A_SECOND: u32 = 20;
 #[derive(Debug, Clone, Copy)]
 struct Holder {
     ticket: Ticket,
-    ip: IpAddr,
+    side: Side,
+    /// The node that it is connected to, once it is.
+    node: Option<usize>,
     /// Who waits for it to show no sign of life.
     challenger: Option<Ticket>,
+}
+
+impl Holder {
+    fn new(ticket: Ticket, side: Side) -> Holder {
+        let node = if let Side::By(node) = side { Some(node) } else { None };
+        Holder { ticket, side, node, challenger: None }
+    }
+
+    /// Whether a session of another side cannot have the identity beside this one: a node has one connection with a peer.
+    fn bars(&self, side: Side) -> bool {
+        match (self.side, side) {
+            (Side::From(_), Side::From(_)) => true,
+            // Which node it comes to nobody knows yet.
+            (Side::By(_), Side::From(_)) => true,
+            (_, Side::By(node)) => self.node.is_none_or(|held| held == node),
+        }
+    }
 }
 
 /// What the cores share. See the [module](self).
@@ -90,7 +124,8 @@ pub struct Books {
     /// Slots of listeners that sessions hold.
     pub slots: Ledger,
     own_nodes: Vec<PeerId>,
-    holders: BTreeMap<Key, Holder>,
+    /// One for each identity, and one more for each node that has begun a session with it.
+    holders: BTreeMap<Key, Vec<Holder>>,
     /// By core. Bounded by the sessions: few letters are ever written about one.
     letters: Vec<VecDeque<(Ticket, Letter)>>,
     /// Cores that were written to since the lock was taken.
@@ -170,17 +205,20 @@ impl Commons {
 
 impl Books {
     /// Takes an identity for a session. From the same address the newer session wins; otherwise the holder keeps it for as
-    /// long as it is alive, and one challenger at a time may wait for that to be found out.
-    pub fn claim(&mut self, key: Key, ticket: Ticket, ip: IpAddr) -> Claim {
+    /// long as it is alive, and one challenger at a time may wait for that to be found out. So it is between a session that a
+    /// node began and one that its peer did: the older stays.
+    pub fn claim(&mut self, key: Key, ticket: Ticket, side: impl Into<Side>) -> Claim {
         if self.own_nodes.contains(&key.1) || self.pools.iter().any(|pool| pool.has_met(key.1)) {
             return Claim::OwnNode;
         }
-        let Some(holder) = self.holders.get_mut(&key) else {
-            self.holders.insert(key, Holder { ticket, ip, challenger: None });
+        let side = side.into();
+        let holders = self.holders.entry(key).or_default();
+        let Some(holder) = holders.iter_mut().find(|holder| holder.bars(side)) else {
+            holders.push(Holder::new(ticket, side));
             return Claim::Granted;
         };
-        if holder.ip == ip {
-            let old = std::mem::replace(holder, Holder { ticket, ip, challenger: None });
+        if matches!(side, Side::From(_)) && holder.side == side {
+            let old = std::mem::replace(holder, Holder::new(ticket, side));
             self.post(old.ticket, Letter::Replaced);
             if let Some(challenger) = old.challenger {
                 self.post(challenger, Letter::Free);
@@ -201,6 +239,24 @@ impl Books {
         self.pools.iter().any(|pool| pool.has_node_at(ip))
     }
 
+    /// A session with an identity is connected to a node.
+    pub fn settled(&mut self, key: Key, ticket: Ticket, node: usize) {
+        if let Some(holder) = self.holder(key, ticket) {
+            holder.node = Some(node);
+        }
+    }
+
+    /// No peer may come with an identity that stands for a node of ours outside.
+    pub fn own(&mut self, id: PeerId) {
+        if !self.own_nodes.contains(&id) {
+            self.own_nodes.push(id);
+        }
+    }
+
+    fn holder(&mut self, key: Key, ticket: Ticket) -> Option<&mut Holder> {
+        self.holders.get_mut(&key)?.iter_mut().find(|holder| holder.ticket == ticket)
+    }
+
     /// A session asks its pool for a node. Where it gets the slot of another, that one is told.
     pub fn ask(&mut self, pool: usize, now: Instant, caller: Caller) -> Answer {
         let answer = self.pools[pool].ask(now, caller);
@@ -212,39 +268,43 @@ impl Books {
 
     /// The holder of an identity has given a sign of life: who waited for its silence is refused.
     pub fn lives(&mut self, key: Key, ticket: Ticket) {
-        let holder = self.holders.get_mut(&key).filter(|holder| holder.ticket == ticket);
-        if let Some(challenger) = holder.and_then(|holder| holder.challenger.take()) {
+        if let Some(challenger) = self.holder(key, ticket).and_then(|holder| holder.challenger.take()) {
             self.post(challenger, Letter::Held);
         }
     }
 
     /// A challenger's wait is over: where the holder it waited for is still there, it was silent, and the identity changes
     /// hands.
-    pub fn outlasted(&mut self, key: Key, ticket: Ticket, ip: IpAddr) -> Claim {
-        match self.holders.get_mut(&key).filter(|holder| holder.challenger == Some(ticket)) {
-            Some(holder) => {
-                let old = std::mem::replace(holder, Holder { ticket, ip, challenger: None });
-                self.post(old.ticket, Letter::Replaced);
-                Claim::Granted
-            }
-            None => self.claim(key, ticket, ip),
+    pub fn outlasted(&mut self, key: Key, ticket: Ticket, side: impl Into<Side>) -> Claim {
+        let holders = self.holders.entry(key).or_default();
+        let silent = holders.iter().position(|holder| holder.challenger == Some(ticket));
+        if let Some(old) = silent.map(|place| holders.swap_remove(place)) {
+            self.post(old.ticket, Letter::Replaced);
         }
+        if self.holders.get(&key).is_some_and(Vec::is_empty) {
+            self.holders.remove(&key);
+        }
+        // Another one may still be in the way.
+        self.claim(key, ticket, side)
     }
 
     /// A challenger gives up; another may try.
     pub fn withdraw(&mut self, key: Key, ticket: Ticket) {
-        if let Some(holder) = self.holders.get_mut(&key)
-            && holder.challenger == Some(ticket)
-        {
+        let mut holders = self.holders.get_mut(&key).into_iter().flatten();
+        if let Some(holder) = holders.find(|holder| holder.challenger == Some(ticket)) {
             holder.challenger = None;
         }
     }
 
     /// A session is over: its identity is free, and who waited for it is next.
     pub fn release(&mut self, key: Key, ticket: Ticket) {
-        if self.holders.get(&key).is_some_and(|holder| holder.ticket == ticket)
-            && let Some(Holder { challenger: Some(challenger), .. }) = self.holders.remove(&key)
-        {
+        let Some(holders) = self.holders.get_mut(&key) else { return };
+        let mine = holders.iter().position(|holder| holder.ticket == ticket);
+        let gone = mine.map(|place| holders.swap_remove(place));
+        if holders.is_empty() {
+            self.holders.remove(&key);
+        }
+        if let Some(Holder { challenger: Some(challenger), .. }) = gone {
             self.post(challenger, Letter::Free);
         }
     }
@@ -258,7 +318,7 @@ impl Books {
 
     /// Identities in use.
     pub fn identities(&self) -> usize {
-        self.holders.len()
+        self.holders.values().map(Vec::len).sum()
     }
 
     fn post(&mut self, to: Ticket, letter: Letter) {

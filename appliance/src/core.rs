@@ -6,6 +6,7 @@
 
 mod conduct;
 mod denials;
+mod departures;
 mod dial;
 mod guard;
 mod legs;
@@ -39,6 +40,7 @@ use crate::rules::witness::Witness;
 use crate::sockets::Sockets;
 use crate::workers::Desk;
 use conduct::Enforced;
+pub(crate) use departures::NO_LISTENER;
 pub(crate) use guard::{discard, run as run_guarded};
 use seats::{LegState, Seat, Seats};
 pub use statistics::{CoreStatistics, PoolStatistics, WorkStatistics};
@@ -55,6 +57,12 @@ pub trait Sessions {
     /// A session for a connection that has just been accepted; `None` ends the connection.
     fn open(&mut self, now: hedgerow_policy::Instant, arrival: &Arrival) -> Option<Box<dyn Session>>;
 
+    /// A session for a connection that a node has begun; `None` ends the connection.
+    fn depart(&mut self, now: hedgerow_policy::Instant, departure: &Departure<'_>) -> Option<Departed> {
+        let _ = (now, departure);
+        None
+    }
+
     /// A light peer for the nodes of a pool, if they are watched.
     fn watch(&mut self, now: hedgerow_policy::Instant, pool: usize) -> Option<Box<dyn Session>> {
         let _ = (now, pool);
@@ -65,6 +73,27 @@ pub trait Sessions {
     fn adopt(&mut self, policy: &Policy) {
         let _ = policy;
     }
+}
+
+/// A connection that a node has begun and that is inspected.
+#[derive(Debug, Clone, Copy)]
+pub struct Departure<'a> {
+    /// The node's pool.
+    pub pool: usize,
+    /// The node's name.
+    pub node: &'a str,
+    /// The identity that the node has shown, if it has.
+    pub id: Option<PeerId>,
+    /// The peer outside.
+    pub to: SocketAddr,
+}
+
+/// The session of such a connection.
+pub struct Departed {
+    /// The session.
+    pub session: Box<dyn Session>,
+    /// The identity that stands for the node outside: no peer may come with it.
+    pub showing: Option<PeerId>,
 }
 
 /// A connection that has just been accepted.
@@ -140,8 +169,10 @@ pub struct SessionEvent {
     pub unix_ms: u64,
     /// The session's number in this run.
     pub number: u64,
-    /// The listener.
+    /// The listener; of no matter for a session that a node began.
     pub listener: usize,
+    /// The node that began it, if one did.
+    pub begun_by: Option<Arc<str>>,
     /// The peer's address and port.
     pub peer: SocketAddr,
     /// Its identity, on listeners that know one.
@@ -493,6 +524,7 @@ impl<P: Port> Core<P> {
         while let Some(event) = self.happened(now) {
             match event {
                 Event::Accepted(flow, listener) => self.accepted(now, flow, listener),
+                Event::Departing(flow, node) => self.departing(now, flow, node),
                 Event::Connected(flow) => self.connected(now, flow),
                 Event::Closed(flow, reason) => self.closed(now, flow, reason),
                 Event::Readable(flow) | Event::Writable(flow) | Event::Finished(flow) => {
@@ -558,6 +590,7 @@ impl<P: Port> Core<P> {
             unix_ms: self.unix_ms,
             number: seat.number,
             listener: seat.listener,
+            begun_by: seat.voyage.as_ref().map(|voyage| voyage.name.clone()),
             peer: seat.peer,
             id: seat.peer_id,
             what,

@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hedgerow_dataplane::Instant;
-use hedgerow_dataplane::egress::{Allow, EgressConfig, EgressNode, NodeTraffic, Protocol, Rules};
+use hedgerow_dataplane::egress::{Allow, EgressConfig, EgressNode, Inspect, NodeTraffic, Protocol, Rules};
 use hedgerow_dataplane::wire::{Address, LinkId, Prefix, PrefixSet};
 use serde::{Deserialize, Serialize};
 
 use crate::assemble::network;
 use crate::commons::Commons;
 use crate::config::Config;
-use crate::config::egress::{Access, Purpose, Transport};
+use crate::config::egress::{Access, Inspection, Purpose, Transport};
 use crate::events::EventLine;
 use crate::pool::Role;
 use crate::pool::health::Condition;
@@ -87,6 +87,9 @@ pub struct ExitStatus {
     pub sessions: usize,
     /// Sessions begun.
     pub opened: u64,
+    /// Connections to Chia peers now that pass the policy; `None`: none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspected: Option<u32>,
     /// Packets outward.
     pub packets_out: u64,
     /// Bytes outward.
@@ -237,6 +240,7 @@ impl Egress {
                     let old = std::mem::replace(&mut state.exits[place], now);
                     let new = &mut state.exits[place];
                     new.open = old.open;
+                    new.rules.inspect.held = old.rules.inspect.held;
                     if new.name == old.name {
                         (new.until, new.shut) = (old.until, old.shut);
                     }
@@ -277,6 +281,7 @@ impl Egress {
             open: false,
             block: place as u16,
             allow: purposes.iter().flat_map(allow).collect(),
+            inspect: plan.filter(|plan| plan.inspects(&name)).map(inspect).unwrap_or_default(),
         };
         let access = own.access.or(plan.map(|plan| plan.of_role(role))).unwrap_or_default();
         let (until, shut, open) = (None, false, false);
@@ -382,6 +387,7 @@ impl Egress {
                 seconds: exit.until.map(|until| until.since(now).as_secs()),
                 sessions: traffic.sessions,
                 opened: traffic.opened,
+                inspected: exit.rules.inspect.now(),
                 packets_out: traffic.packets_out,
                 bytes_out: traffic.bytes_out,
                 packets_in: traffic.packets_in,
@@ -454,6 +460,12 @@ pub fn layout(config: &Config, shard: u16) -> Option<EgressConfig> {
         sessions: plan.sessions,
         home: shard == 0,
     })
+}
+
+/// What of a node's is inspected, to the dataplane.
+fn inspect(plan: &crate::config::egress::Egress) -> Inspect {
+    let Inspection { ports, at_once, .. } = &plan.inspect;
+    Inspect { ports: ports.as_slice().into(), at_once: *at_once, held: Arc::default() }
 }
 
 /// What a purpose is to the dataplane.

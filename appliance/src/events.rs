@@ -33,12 +33,15 @@ pub struct EventLine {
     /// The listener's name; none for a ban.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub listener: String,
+    /// `outbound` for a session that a node began; none for those of peers that came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<String>,
     /// The peer's address and port; for a ban its prefix, for a node its pool.
     pub peer: String,
     /// The peer's identity, where it showed one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The node that it was connected to.
+    /// The node that it was connected to, or that began it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// Why it ended; see `hedgerow explain`. For a node: what it is now.
@@ -123,6 +126,8 @@ impl EventLine {
             listener: config.listeners.get(event.listener).map_or_else(String::new, |l| l.name.clone()),
             peer: event.peer.to_string(),
             id: event.id.map(|id| id.to_string()),
+            direction: event.begun_by.as_ref().map(|_| "outbound".to_owned()),
+            node: event.begun_by.as_ref().map(|node| node.to_string()),
             ..EventLine::default()
         };
         match &event.what {
@@ -326,9 +331,11 @@ impl std::fmt::Display for EventLine {
             let what = if self.event == "egress" { "way out of" } else { "node" };
             return write!(f, " {what} {node} of {}: {state} ({detail})", self.peer);
         }
-        write!(f, " session {} {} from {} at {}", self.session, self.event, self.peer, self.listener)?;
-        if let Some(node) = &self.node {
-            write!(f, " to {node}")?;
+        write!(f, " session {} {}", self.session, self.event)?;
+        match (&self.direction, &self.node) {
+            (Some(_), Some(node)) => write!(f, " outbound from {node} to {}", self.peer)?,
+            (_, Some(node)) => write!(f, " from {} at {} to {node}", self.peer, self.listener)?,
+            (_, None) => write!(f, " from {} at {}", self.peer, self.listener)?,
         }
         if let Some(reason) = &self.reason {
             write!(f, ": {reason}")?;
@@ -376,7 +383,7 @@ mod tests {
     use super::*;
 
     /// An end with everything that a peer could have put its words into.
-    fn closed() -> EventLine {
+    fn closed(begun_by: Option<Arc<str>>) -> EventLine {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/proxy/hedgerow.toml");
         let config = Config::load(Path::new(path)).unwrap().0;
         let found = Finding {
@@ -397,13 +404,13 @@ mod tests {
             from_node: 2,
         };
         let peer = "192.0.2.7:50000".parse().unwrap();
-        let event = SessionEvent { unix_ms: 1_500, number: 42, listener: 0, peer, id: None, what };
+        let event = SessionEvent { unix_ms: 1_500, number: 42, listener: 0, begun_by, peer, id: None, what };
         EventLine::new(&config, &event)
     }
 
     #[test]
     fn an_end_is_told_in_parts_and_in_words() {
-        let line = closed();
+        let line = closed(None);
         let json = serde_json::to_value(&line).unwrap();
         for (key, value) in [
             ("session", serde_json::Value::from(42)),
@@ -426,8 +433,17 @@ mod tests {
     }
 
     #[test]
+    fn what_a_node_began_is_told_as_that() {
+        let line = closed(Some("b".into()));
+        let json = serde_json::to_value(&line).unwrap();
+        assert_eq!((&json["direction"], &json["node"]), (&"outbound".into(), &"b".into()));
+        let begins = "1.500 session 42 closed outbound from b to 192.0.2.7:50000: rate_limited";
+        assert!(line.to_string().starts_with(begins), "{line}");
+    }
+
+    #[test]
     fn no_byte_of_a_line_moves_a_cursor() {
-        let line = closed();
+        let line = closed(None);
         for text in [line.to_string(), serde_json::to_string(&line).unwrap()] {
             assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{text:?}");
         }

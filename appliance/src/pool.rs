@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::shard::Target;
-use hedgerow_dataplane::wire::Address;
+use hedgerow_dataplane::wire::{Address, LinkId};
 use hedgerow_policy::chia::NodeType;
 use hedgerow_policy::{DialFailure, PeerId};
 
@@ -34,6 +34,17 @@ use health::Condition;
 use node::{Duty, Node};
 pub use node::{NodeConfig, NodeStatistics, Role};
 use tenants::Tenants;
+
+/// A node that has begun a connection.
+#[derive(Debug, Clone)]
+pub struct Begun {
+    /// Its place.
+    pub node: usize,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The identity that it has shown, if it has.
+    pub id: Option<PeerId>,
+}
 
 /// How long a dial may wait for its turn.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -272,6 +283,23 @@ impl Pool {
             .any(|node| node.duty != Duty::Removed && IpAddr::from(node.config.target.address) == ip)
     }
 
+    /// Whose connection it is that comes from a node's address by a link: a node that serves. Takes it into its sessions, until
+    /// [`Pool::ended`], and tells its name and the identity that it has shown.
+    pub fn begins(&mut self, link: LinkId, address: Address) -> Option<Begun> {
+        let here = |node: &Node| (node.config.target.link, node.config.target.address) == (link, address);
+        let place = self.nodes.iter().position(|node| node.duty == Duty::Serving && here(node))?;
+        let node = &mut self.nodes[place];
+        node.begun += 1;
+        Some(Begun { node: place, name: node.config.name.clone(), id: node.id })
+    }
+
+    /// A session that a node began is over.
+    pub fn ended(&mut self, node: usize) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.begun = node.begun.saturating_sub(1);
+        }
+    }
+
     /// Where a node is.
     pub fn target(&self, node: usize) -> Option<Target> {
         self.nodes.get(node).map(|node| node.config.target)
@@ -400,7 +428,7 @@ impl Pool {
 
     /// Whether nobody waits and no node has a session.
     pub fn is_empty(&self) -> bool {
-        self.waiting() == 0 && self.nodes.iter().all(|node| node.sessions + node.dialling == 0)
+        self.waiting() == 0 && self.nodes.iter().all(|node| node.holds() == 0)
     }
 
     /// Sessions of peers that hold a slot.

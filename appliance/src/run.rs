@@ -39,6 +39,7 @@ use crate::nodes::Nodes;
 use crate::rules::history::By;
 use crate::rules::keeper::{self, Keeper};
 use crate::rules::witness::Witness;
+use crate::sessions::Outward;
 use crate::workers::{Desk, Workers};
 
 pub use error::RunError;
@@ -306,7 +307,10 @@ fn prepare(
 ) -> Result<Vec<Parts>, RunError> {
     let randomness = || random().map_err(|e| RunError::System("randomness", e));
     let clock = Clock::at(unix_now());
-    let kinds = assemble::kinds(config, secret, &Settings::new(clock.clone())).map_err(RunError::Assemble)?;
+    let settings = Settings::new(clock.clone());
+    let (kinds, outward) = assemble::sessions(config, secret, &settings).map_err(RunError::Assemble)?;
+    let shown = outward.iter().flat_map(Outward::ids);
+    commons.with(|books| shown.for_each(|id| books.own(id)));
     let count = ports.len() as u16;
     let exchange = match ports.first() {
         Some(first) if count > 1 => {
@@ -337,6 +341,7 @@ fn prepare(
             sockets,
             desk: Some(desk).filter(|_| config.cores.workers > 0),
             kinds: kinds.clone(),
+            outward: outward.clone(),
             masks: u64::from_be_bytes(*randomness()?.first_chunk().unwrap_or(&[0; 8])),
             watch: watch.clone(),
             clock: clock.clone(),

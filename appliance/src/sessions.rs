@@ -4,18 +4,21 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hedgerow_policy::gate::light::{self, Light};
 use hedgerow_policy::gate::{self, Gate, Tally};
+use hedgerow_policy::identity::Fleet;
 use hedgerow_policy::relay::{self, Relay};
 use hedgerow_policy::rules::{Action, Rules};
 use hedgerow_policy::session::Instant;
+use hedgerow_policy::tls::ca::Authority;
 use hedgerow_policy::tls::connector::Showing;
+use hedgerow_policy::tls::{Credential, SetupError};
 use hedgerow_policy::{Done, End, Finding, Leg, PeerId, Reason, Request, Session};
 
-use crate::core::{Arrival, Sessions};
+use crate::core::{Arrival, Departed, Departure, Sessions};
 use crate::rules::Policy;
 use crate::rules::witness::{What, Witness};
 
@@ -26,6 +29,55 @@ pub enum Kind {
     Relay(relay::Config),
     /// Chia, inspected; each service address shows a certificate of its own.
     Gate(BTreeMap<IpAddr, Arc<gate::Config>>),
+}
+
+/// What is made of connections that nodes begin.
+#[derive(Clone)]
+pub struct Outward {
+    /// By pool.
+    gates: Vec<Arc<gate::Config>>,
+    shown: Arc<Shown>,
+}
+
+/// What stands for each node outside: made once for each, whichever core needs it first.
+struct Shown {
+    fleet: Arc<Fleet>,
+    authority: Authority,
+    made: Mutex<BTreeMap<String, Arc<Credential>>>,
+}
+
+impl std::fmt::Debug for Outward {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outward").field("pools", &self.gates.len()).finish_non_exhaustive()
+    }
+}
+
+impl Outward {
+    /// Gates by pool, and where nodes' credentials come from.
+    pub fn new(gates: Vec<Arc<gate::Config>>, fleet: Arc<Fleet>, authority: Authority) -> Outward {
+        Outward { gates, shown: Arc::new(Shown { fleet, authority, made: Mutex::default() }) }
+    }
+
+    /// What a node shows outside. The first time it costs an RSA signature.
+    ///
+    /// # Errors
+    /// Only if the cryptographic library refuses to work.
+    pub fn showing(&self, node: &str) -> Result<Arc<Credential>, SetupError> {
+        let Shown { fleet, authority, made } = &*self.shown;
+        let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(credential) = made.get(node) {
+            return Ok(credential.clone());
+        }
+        let credential = Arc::new(fleet.outward(authority, node)?);
+        made.insert(node.to_owned(), credential.clone());
+        Ok(credential)
+    }
+
+    /// The identities that have been made so far: no peer may come with one.
+    pub fn ids(&self) -> Vec<PeerId> {
+        let made = self.shown.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.values().filter_map(|credential| credential.id()).collect()
+    }
 }
 
 /// Messages and bytes that passed all gates.
@@ -78,6 +130,7 @@ pub struct Factory {
     kinds: Vec<Kind>,
     /// By pool: what its light peers are told.
     lights: Vec<Option<Arc<light::Config>>>,
+    outward: Option<Outward>,
     seed: u64,
     passed: Rc<Cell<Passed>>,
     witness: Option<Arc<Witness>>,
@@ -86,7 +139,7 @@ pub struct Factory {
 impl Factory {
     /// A factory for listeners in the order of the configuration. `seed` decides the masks towards nodes.
     pub fn new(kinds: Vec<Kind>, seed: u64) -> Self {
-        Factory { kinds, lights: Vec::new(), seed, passed: Rc::default(), witness: None }
+        Factory { kinds, lights: Vec::new(), outward: None, seed, passed: Rc::default(), witness: None }
     }
 
     /// Makes light peers for pools to which listeners lead that speak Chia, all of them with the identity that nodes see of
@@ -106,6 +159,13 @@ impl Factory {
         self
     }
 
+    /// Makes sessions of what nodes begin.
+    #[must_use]
+    pub fn departing(mut self, outward: Option<Outward>) -> Self {
+        self.outward = outward;
+        self
+    }
+
     /// Tells what sessions do.
     #[must_use]
     pub fn witnessed(mut self, witness: Arc<Witness>) -> Self {
@@ -116,6 +176,11 @@ impl Factory {
     /// What passes all sessions, readable while the core owns the factory.
     pub fn passed(&self) -> Rc<Cell<Passed>> {
         self.passed.clone()
+    }
+
+    fn counted(&self, gate: Gate) -> Box<dyn Session> {
+        let (passed, witness) = (self.passed.clone(), self.witness.clone());
+        Box::new(Counted { gate, told: Tally::default(), passed, witness, began: false })
     }
 
     /// SplitMix64: distinct seeds for distinct sessions.
@@ -141,10 +206,20 @@ impl Sessions for Factory {
                 };
                 let config = configs.get(&arrival.local.ip()).or_else(|| configs.get(&all))?.clone();
                 let gate = Gate::new(config, arrival.peer.ip(), seed, now);
-                let (passed, witness) = (self.passed.clone(), self.witness.clone());
-                Some(Box::new(Counted { gate, told: Tally::default(), passed, witness, began: false }))
+                Some(self.counted(gate))
             }
         }
+    }
+
+    fn depart(&mut self, now: Instant, departure: &Departure<'_>) -> Option<Departed> {
+        let seed = self.next_seed();
+        let outward = self.outward.as_ref()?;
+        let config = outward.gates.get(departure.pool)?.clone();
+        let showing = outward.showing(departure.node).ok()?;
+        let id = showing.id();
+        let departure = gate::Departure { to: departure.to, showing, node: departure.id };
+        let gate = Gate::outbound(config, departure, seed, now);
+        Some(Departed { session: self.counted(gate), showing: id })
     }
 
     fn watch(&mut self, now: Instant, pool: usize) -> Option<Box<dyn Session>> {
@@ -158,7 +233,8 @@ impl Sessions for Factory {
             Kind::Gate(gates) => Some(gates),
             Kind::Relay(_) => None,
         });
-        for gate in gates.flat_map(BTreeMap::values_mut) {
+        let outward = self.outward.iter_mut().flat_map(|outward| &mut outward.gates);
+        for gate in gates.flat_map(BTreeMap::values_mut).chain(outward) {
             *gate = Arc::new(gate::Config { rules: policy.rules.clone(), ..gate::Config::clone(gate) });
         }
     }

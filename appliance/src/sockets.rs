@@ -168,6 +168,7 @@ impl Sockets {
         let ours = |id: FlowId| FlowId { slot: id.slot + self.base, ..id };
         Some(match event {
             Event::Accepted(id, listener) => Event::Accepted(ours(id), listener),
+            Event::Departing(id, node) => Event::Departing(ours(id), node),
             Event::Connected(id) => Event::Connected(ours(id)),
             Event::Readable(id) => Event::Readable(ours(id)),
             Event::Writable(id) => Event::Writable(ours(id)),

@@ -179,6 +179,9 @@ pub struct SessionCounts {
     pub opened: u64,
     /// Connected to a node now.
     pub dialled: usize,
+    /// Begun by a node, now.
+    #[serde(default)]
+    pub outbound: usize,
     /// Ended by a fault in the program; see the log.
     pub crashed: u64,
 }
@@ -369,6 +372,7 @@ impl Status {
                 peak: sum.sessions_peak,
                 opened: sum.sessions_opened,
                 dialled: sum.sessions_dialled,
+                outbound: sum.sessions_begun,
                 crashed: sum.crashed,
             },
             passed: passed.into(),
@@ -543,8 +547,15 @@ impl fmt::Display for Status {
         self.bans.write(f)?;
         self.egress.iter().try_for_each(|egress| write!(f, "{egress}"))?;
         self.policy.iter().try_for_each(|policy| write!(f, "{policy}"))?;
-        let SessionCounts { now, opened, dialled, crashed, .. } = self.sessions;
-        writeln!(f, "sessions {now} now, {dialled} with a node, {opened} begun, {crashed} crashed")?;
+        let SessionCounts { now, opened, dialled, outbound, crashed, .. } = self.sessions;
+        let outbound = match outbound {
+            0 => String::new(),
+            count => format!("{count} of nodes outbound, "),
+        };
+        writeln!(
+            f,
+            "sessions {now} now, {dialled} with a node, {outbound}{opened} begun, {crashed} crashed"
+        )?;
         let PassedStatus { messages_to_nodes, messages_to_peers, .. } = self.passed;
         writeln!(f, "messages {messages_to_nodes} to nodes, {messages_to_peers} to peers")?;
         let Memory { buffers, limit, strangers, .. } = self.memory;

@@ -127,6 +127,9 @@ reasons! {
     EgressUnsolicited = "egress_unsolicited",
     /// A node's segment for a connection that is not known, or no more, on the way out; answered with a reset.
     EgressNoSession = "egress_no_session",
+    /// A node wants more connections at once that are inspected than it may have: `egress.inspect_at_once` says how many.
+    /// Answered with a reset.
+    InspectFull = "inspect_full",
     /// The table of sessions of the way out, the node's share of it, or its block of ports is full.
     EgressFull = "egress_full",
     /// Too many packets wait to be passed on: the link does not keep up.

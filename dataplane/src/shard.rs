@@ -4,6 +4,7 @@
 //! back, asks [`Shard::transmit`] for what the engine wants to say, and takes [`Event`]s. Same frames, same times and
 //! same seed give the same frames.
 
+mod departures;
 mod directory;
 mod exchange;
 mod listing;
@@ -68,6 +69,9 @@ pub enum Standing {
 pub enum Event {
     /// A peer completed a connection to a listener.
     Accepted(FlowId, ListenerId),
+    /// A node, by its place in the rules of the way out, began a connection that is inspected; it ends here. The flow's local
+    /// end is where it was going.
+    Departing(FlowId, u16),
     /// A connection that the host opened is established.
     Connected(FlowId),
     /// Data can be read that could not before.
@@ -78,6 +82,15 @@ pub enum Event {
     Finished(FlowId),
     /// The flow is gone; its id finds nothing any more.
     Closed(FlowId, Reason),
+}
+
+/// For whom a connection is that others began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// Of a peer, to a listener.
+    To(ListenerId),
+    /// Of a node, by its place in the rules of the way out, to somebody outside.
+    By(u16),
 }
 
 /// Where to connect.
@@ -96,6 +109,8 @@ pub struct Target {
 pub enum Source {
     /// Ours on that link, and a port of the shard's choice (RFC 6056).
     Own,
+    /// What nodes show outside: the way out's address, or of IPv6 ours on that link, and a port of the shard's choice.
+    Shown,
     /// Another's (transparent mode), with that port, or one of the shard's choice if zero, taken or another shard's.
     Transparent(Address, u16),
 }
@@ -202,6 +217,8 @@ pub struct Statistics {
     pub accepted: u64,
     /// Connections opened.
     pub connected: u64,
+    /// Connections of nodes that were accepted to be inspected.
+    pub departed: u64,
     /// Flows now.
     pub flows: usize,
     /// Most flows at one time.
@@ -236,6 +253,7 @@ impl Statistics {
         self.resets_sent += other.resets_sent;
         self.accepted += other.accepted;
         self.connected += other.connected;
+        self.departed += other.departed;
         self.flows += other.flows;
         self.flows_peak += other.flows_peak;
         self.strangers += other.strangers;
@@ -306,6 +324,8 @@ pub struct Shard {
     ends: Option<Arc<DenyList>>,
     /// The next slot of the flow table to be held against a new deny list.
     sweep: Option<usize>,
+    /// The next slot to be held against new rules of the way out.
+    review: Option<usize>,
     engine: Engine,
     /// The frames that come next.
     ahead: Box<[Parsed]>,
@@ -353,6 +373,7 @@ impl Shard {
             deny: Arc::default(),
             ends: None,
             sweep: None,
+            review: None,
             engine: Engine::new(engine, seed(3).bytes32()),
             ahead: (0..AHEAD).map(|_| Parsed::default()).collect(),
             ports: PortChooser::new(config.index, seed(4).bytes16()),
@@ -465,7 +486,7 @@ impl Shard {
     /// When [`Shard::advance`] wants to be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         let links = self.links.iter().filter_map(|attached| attached.link.deadline());
-        let sweep = self.sweep.map(|_| Instant::ZERO);
+        let sweep = self.sweep.or(self.review).map(|_| Instant::ZERO);
         let egress = self.egress.as_ref().and_then(Egress::deadline);
         links.chain(self.engine.deadline()).chain(self.admission.deadline()).chain(sweep).chain(egress).min()
     }
@@ -482,6 +503,7 @@ impl Shard {
             self.engine.evict(late, Reason::HandshakeTimeout);
         }
         self.enforce();
+        self.review_departures();
         if let Some(egress) = &mut self.egress {
             egress.advance(now);
             self.tell_transits();
@@ -542,13 +564,16 @@ impl Shard {
             Hop::Unroutable(reason) => return Err(reason),
         };
         let (local, wanted) = match source {
-            Source::Own => (attached.link.source_for(to.address).ok_or(Reason::NoRoute)?, 0),
+            Source::Shown if to.address.is_v4() => {
+                (self.egress.as_ref().and_then(Egress::address).ok_or(Reason::EgressClosed)?, 0)
+            }
+            Source::Own | Source::Shown => (attached.link.source_for(to.address).ok_or(Reason::NoRoute)?, 0),
             Source::Transparent(address, port) => (address, port),
         };
         let key = |local_port| FlowKey { local, remote: to.address, local_port, remote_port: to.port };
         let (engine, listeners) = (&self.engine, &self.listeners);
         // A listener's port is for those who come, and those of the nodes' blocks are theirs.
-        let way = self.egress.as_ref().filter(|_| matches!(source, Source::Own));
+        let way = self.egress.as_ref().filter(|_| !matches!(source, Source::Transparent(..)));
         let nodes = |port: u16| way.is_some_and(|way| way.translates(to.link, local, port));
         let free = |port: u16| {
             port != 0 && listeners.find(to.link, local, port).is_none() && !engine.taken(now, &key(port))
@@ -742,6 +767,9 @@ impl Shard {
         }
         let ours = self.links[usize::from(link.0)].link.usable(packet.key.local);
         if !ours || self.translates(link, &packet.key) {
+            if let Some(verdict) = self.depart(now, link, packet, hash, pool, frame) {
+                return verdict;
+            }
             return self.transit(now, link, pool.bytes(frame), meta, Reason::NotOurs);
         }
         let attached = &self.links[usize::from(link.0)];
@@ -789,7 +817,7 @@ impl Shard {
         if let Some(victim) = self.admission.admit(now, key.remote, listener, self.engine.buffers_short())? {
             self.engine.evict(victim, Reason::Evicted);
         }
-        let id = self.engine.accept(now, key, link, packet.source_mac, agreed, listener)?;
+        let id = self.engine.accept(now, key, link, packet.source_mac, agreed, Opened::To(listener))?;
         self.admission.opened(now, id, key.remote, Some(listener), Standing::Stranger);
         self.list(key, link);
         self.statistics.accepted += 1;
@@ -800,8 +828,9 @@ impl Shard {
     fn forget(&mut self, now: Instant, id: FlowId, reason: Reason) {
         self.statistics.reasons.count(reason);
         self.admission.closed(now, id);
-        let Some(Gone { key, link, cookie }) = self.engine.gone() else { return };
+        let Some(Gone { key, link, cookie, node }) = self.engine.gone() else { return };
         self.strike(key, link);
+        self.departed(node);
         if let Some(iss) = cookie {
             self.screen.spent(now, &key, iss);
         }

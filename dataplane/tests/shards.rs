@@ -163,7 +163,7 @@ impl End {
                     flow.finish();
                 }
             }
-            Event::Writable(_) => {}
+            Event::Writable(_) | Event::Departing(..) => {}
             Event::Closed(id, reason) => self.closed.push((id, reason)),
         }
     }

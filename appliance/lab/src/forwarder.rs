@@ -144,6 +144,7 @@ impl Forwarder {
                 }
                 Err(reason) => self.abort(id, reason),
             },
+            Event::Departing(id, _) => self.abort(id, Reason::Aborted),
             Event::Connected(node) => {
                 let Some(peer) = self.pairs.get(&node).map(|pair| pair.other) else { return };
                 if let Some(pair) = self.pairs.get_mut(&peer) {

@@ -202,3 +202,47 @@ fn who_has_to_go_for_a_newcomer_of_another_core_is_told() {
     assert_eq!(mail(&commons, 0), [(ticket(0, 1), Letter::Displaced)]);
     assert_eq!(mail(&commons, 1), []);
 }
+
+#[test]
+fn each_node_has_one_session_with_a_peer_whoever_began_it() {
+    let commons = books(1);
+    let [came, first, second, again] = [1, 2, 3, 4].map(|index| ticket(0, index));
+    commons.with(|books| {
+        assert_eq!(books.claim(KEY, came, ip(1)), Claim::Granted);
+        // Nobody knows yet which node it comes to.
+        assert_eq!(books.claim(KEY, first, Side::By(0)), Claim::Waits);
+        books.withdraw(KEY, first);
+        books.settled(KEY, came, 0);
+        assert_eq!(books.claim(KEY, second, Side::By(1)), Claim::Granted);
+        assert_eq!(books.claim(KEY, first, Side::By(0)), Claim::Waits);
+        assert_eq!(books.identities(), 2);
+    });
+    mail(&commons, 0);
+    commons.with(|books| books.release(KEY, came));
+    assert_eq!(mail(&commons, 0), [(first, Letter::Free)]);
+    commons.with(|books| {
+        assert_eq!(books.claim(KEY, first, Side::By(0)), Claim::Granted);
+        // The peer comes itself, even from where the nodes reached it: neither is replaced before it was silent.
+        assert_eq!(books.claim(KEY, again, ip(1)), Claim::Waits);
+        let next = books.outlasted(KEY, again, ip(1));
+        assert_eq!(next, Claim::Waits, "the other node's is still there");
+        assert_eq!(books.outlasted(KEY, again, ip(1)), Claim::Granted);
+        assert_eq!(books.identities(), 1);
+        [first, second, again].into_iter().for_each(|ticket| books.release(KEY, ticket));
+        assert_eq!(books.identities(), 0);
+    });
+    let replaced = mail(&commons, 0).into_iter().filter(|(_, letter)| *letter == Letter::Replaced);
+    assert_eq!(replaced.count(), 2);
+}
+
+#[test]
+fn what_stands_for_a_node_outside_is_nobody_s_identity() {
+    let commons = books(1);
+    commons.with(|books| {
+        books.own(KEY.1);
+        books.own(KEY.1);
+        assert_eq!(books.claim(KEY, ticket(0, 1), ip(1)), Claim::OwnNode);
+        assert_eq!(books.claim(KEY, ticket(0, 2), Side::By(0)), Claim::OwnNode);
+        assert_eq!(books.identities(), 0);
+    });
+}

@@ -32,6 +32,8 @@ pub struct Egress {
     pub allow: Vec<Purpose>,
     /// Where they never go, beside our own addresses and networks.
     pub refuse: Vec<IpNet>,
+    /// What of that passes the policy.
+    pub inspect: Inspection,
     /// What is different for a node.
     pub nodes: BTreeMap<String, NodeEgress>,
     /// When the way out of those with [`Access::Emergency`] opens by itself.
@@ -42,6 +44,34 @@ impl Egress {
     /// Who may go out of those with a role.
     pub fn of_role(&self, role: Role) -> Access {
         self.access[role as usize]
+    }
+
+    /// Whether those of any node may do.
+    pub fn inspects_any(&self) -> bool {
+        self.inspect.on || self.nodes.values().any(|own| own.inspect == Some(true))
+    }
+
+    /// Whether connections of a node to Chia peers pass the policy.
+    pub fn inspects(&self, node: &str) -> bool {
+        self.nodes.get(node).and_then(|own| own.inspect).unwrap_or(self.inspect.on)
+    }
+}
+
+/// Which connections of nodes are not passed on but end here, go through the policy as those of peers that come, and are opened
+/// anew to where they were going.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// Those of all nodes for which nothing else is said.
+    pub on: bool,
+    /// TCP ports of Chia peers.
+    pub ports: Vec<u16>,
+    /// Connections of one node at once.
+    pub at_once: u32,
+}
+
+impl Default for Inspection {
+    fn default() -> Self {
+        Inspection { on: false, ports: vec![8_444], at_once: 64 }
     }
 }
 
@@ -54,6 +84,8 @@ pub struct NodeEgress {
     pub addresses: Vec<IpAddr>,
     /// What it may begin.
     pub allow: Option<Vec<Purpose>>,
+    /// Whether its connections to Chia peers pass the policy.
+    pub inspect: Option<bool>,
 }
 
 /// Whether a node may go out.

@@ -257,6 +257,12 @@ pub(super) struct Egress {
     #[serde(default)]
     pub(super) refuse: Vec<Network>,
     #[serde(default)]
+    pub(super) inspect: Option<bool>,
+    #[serde(default)]
+    pub(super) inspect_ports: Option<Spanned<Vec<i64>>>,
+    #[serde(default)]
+    pub(super) inspect_at_once: Option<Spanned<i64>>,
+    #[serde(default)]
     pub(super) node: BTreeMap<String, Spanned<NodeEgress>>,
     #[serde(default)]
     pub(super) emergency: Emergency,
@@ -271,6 +277,8 @@ pub(super) struct NodeEgress {
     pub(super) addresses: Vec<Spanned<Hop>>,
     #[serde(default)]
     pub(super) allow: Option<Vec<Purpose>>,
+    #[serde(default)]
+    pub(super) inspect: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]

@@ -44,7 +44,7 @@ pub(super) fn lower(file: File, complete: bool, out: &mut Vec<Diagnostic>) -> Op
     lowering.unused(&listeners, &pools);
     let cores = lowering.cores(file.cores.unwrap_or_default(), &limits);
     lowering.shared(&file.ports, &ports, &pools);
-    let egress = lowering.egress(file.egress, &ports, &pools, &listeners);
+    let egress = lowering.egress(file.egress, &ports, &pools, &listeners, identity.is_some());
     lowering.kernel_nodes(&file.pools, &ports, &pools, &listeners);
     let management = lowering.management(file.management.unwrap_or_default());
     Some(Config {

@@ -49,16 +49,22 @@ impl<P: Port> Core<P> {
         let Some(id) = peer else { return self.ask(now, seat) };
         // Whoever comes from a node's address is no peer, whatever it shows; its machine's application has its own listener.
         let from = seat.peer.ip();
-        let claim = self.commons.with(|books| match !backend && books.is_node(from) {
-            true => Claim::OwnNode,
-            false => books.claim((seat.pool, id), seat.ticket, from),
-        });
+        match !backend && self.commons.with(|books| books.is_node(from)) {
+            true => self.claimed(now, seat, Claim::OwnNode),
+            false => self.claim(now, seat, id),
+        }
+    }
+
+    /// Asks for a session's identity to be its own.
+    pub(super) fn claim(&mut self, now: Instant, seat: &mut Seat, id: PeerId) {
+        let claim = self.commons.with(|books| books.claim((seat.pool, id), seat.ticket, seat.side()));
         self.claimed(now, seat, claim);
     }
 
     /// What comes of a session's claim to its identity.
     fn claimed(&mut self, now: Instant, seat: &mut Seat, claim: Claim) {
         match claim {
+            Claim::Granted if seat.voyage.is_some() => self.sail(now, seat),
             Claim::Granted => self.ask(now, seat),
             Claim::Waits => seat.dial = Dial::Challenging(now + PROBE),
             Claim::Refused => self.refuse(now, seat, DialFailure::Duplicate),
@@ -71,7 +77,7 @@ impl<P: Port> Core<P> {
         self.errands.get(seat.listener).copied().unwrap_or_default()
     }
 
-    fn refuse(&mut self, now: Instant, seat: &mut Seat, why: DialFailure) {
+    pub(super) fn refuse(&mut self, now: Instant, seat: &mut Seat, why: DialFailure) {
         seat.dial = Dial::None;
         seat.session.complete(to_policy(now), Done::DialFailed(why));
     }
@@ -102,12 +108,10 @@ impl<P: Port> Core<P> {
         let Some(mut seat) = self.seats.take(ticket) else { return };
         if let (Dial::Challenging(_), Some(id)) = (seat.dial, seat.peer_id) {
             seat.dial = Dial::None;
-            let ip = seat.peer.ip();
-            let claim = match free {
-                true => self.commons.with(|books| books.claim((seat.pool, id), ticket, ip)),
-                false => Claim::Refused,
-            };
-            self.claimed(now, &mut seat, claim);
+            match free {
+                true => self.claim(now, &mut seat, id),
+                false => self.claimed(now, &mut seat, Claim::Refused),
+            }
         }
         self.go_on(now, seat);
     }
@@ -134,8 +138,8 @@ impl<P: Port> Core<P> {
             Dial::Challenging(until) if until <= now => {
                 seat.dial = Dial::None;
                 let Some(id) = seat.peer_id else { return };
-                let ip = seat.peer.ip();
-                let claim = self.commons.with(|books| books.outlasted((seat.pool, id), seat.ticket, ip));
+                let key = (seat.pool, id);
+                let claim = self.commons.with(|books| books.outlasted(key, seat.ticket, seat.side()));
                 self.claimed(now, seat, claim);
             }
             Dial::Connecting(_, _, until) if until <= now => {
@@ -229,12 +233,19 @@ impl<P: Port> Core<P> {
 
     /// The private leg is open.
     pub(super) fn connected(&mut self, now: Instant, flow: FlowId) {
-        let Some((ticket, _)) = self.seats.owner(flow) else { return };
+        let Some((ticket, leg)) = self.seats.owner(flow) else { return };
         let Some(mut seat) = self.seats.take(ticket) else { return };
-        if let Dial::Connecting(_, node, _) = seat.dial {
+        if leg == Leg::Public {
+            self.reached(now, &mut seat);
+        } else if let Dial::Connecting(_, node, _) = seat.dial {
             seat.dial = Dial::Connected(node, now);
             let backend = self.errand(&seat).backend;
-            let name = self.commons.with(|books| books.pools[seat.pool].connected(node, backend));
+            let name = self.commons.with(|books| {
+                if let Some(id) = seat.peer_id {
+                    books.settled((seat.pool, id), seat.ticket, node);
+                }
+                books.pools[seat.pool].connected(node, backend)
+            });
             if seat.peer_id.is_none() {
                 // A plain listener knows no better proof than this: its handshake is over, and it counts as a session.
                 self.standing(now, &mut seat, Standing::Proven);
@@ -250,12 +261,9 @@ impl<P: Port> Core<P> {
 
     /// The node of a session has shown its identity.
     pub(super) fn met(&mut self, seat: &Seat, id: PeerId) {
-        let node = match (seat.dial, seat.post) {
-            (Dial::Connected(node, _), _) => node,
-            (_, Some(post)) => post.node,
-            _ => return,
-        };
-        self.commons.with(|books| books.pools[seat.pool].met(node, id));
+        if let Some(node) = seat.node() {
+            self.commons.with(|books| books.pools[seat.pool].met(node, id));
+        }
     }
 
     /// Gives back the slot, and the place in the queue or the connection in the making.

@@ -7,7 +7,7 @@ use hedgerow_dataplane::Reason as FlowReason;
 use hedgerow_dataplane::frame::Port;
 use hedgerow_dataplane::shard::{self, FlowId};
 use hedgerow_policy::session::Work;
-use hedgerow_policy::{Close, DialFailure, Done, End, Leg, Request, Standing, verdict};
+use hedgerow_policy::{Close, Done, End, Leg, Request, Standing, verdict};
 
 use super::seats::{Dial, LegState, Seat};
 use super::{Core, Happened, guard, to_policy};
@@ -88,12 +88,15 @@ impl<P: Port> Core<P> {
         let Some((ticket, leg)) = self.seats.owner(flow) else { return };
         let Some(mut seat) = self.seats.take(ticket) else { return };
         self.detach(&mut seat, leg);
-        if leg == Leg::Public {
-            seat.flow_reason = Some(reason);
+        // Of the leg that others began, or where it is the node's that its way out no longer bears.
+        if leg == Leg::Public || seat.voyage.is_some() {
+            seat.flow_reason.get_or_insert(reason);
         }
         let connecting = leg == Leg::Private && matches!(seat.dial, Dial::Connecting(..));
         if connecting {
             self.dial_failed(now, &mut seat);
+        } else if leg == Leg::Public && self.unreached(now, &mut seat) {
+            // It has been told.
         } else if reason != FlowReason::Finished || !seat.leg(leg).told_fin {
             seat.session.ended(to_policy(now), leg, end(reason));
         }
@@ -198,8 +201,7 @@ impl<P: Port> Core<P> {
 
     /// Lets the session write into a leg, and ends the leg once everything before its end is queued.
     fn write(&mut self, now: Instant, seat: &mut Seat, leg: Leg) -> bool {
-        let connected = matches!(seat.dial, Dial::Connected(..) | Dial::Watching(true));
-        if leg == Leg::Private && !connected || seat.leg(leg).shut || seat.is_at_rest(leg) {
+        if !seat.stands(leg) || seat.leg(leg).shut || seat.is_at_rest(leg) {
             return false;
         }
         let Some((id, ..)) = seat.leg(leg).flow else { return false };
@@ -231,10 +233,8 @@ impl<P: Port> Core<P> {
             let Some(request) = seat.session.request() else { return count > 0 };
             match request {
                 Request::Dial { peer, kind } => self.dial(now, seat, peer, kind),
-                // No session of this host is begun by a node.
-                Request::Reach | Request::Claim(_) => {
-                    seat.session.complete(to_policy(now), Done::DialFailed(DialFailure::Unreachable));
-                }
+                Request::Reach => self.reach(now, seat),
+                Request::Claim(id) => self.claim_peer(now, seat, id),
                 Request::Work(work) => self.queue_work(now, seat, work),
                 Request::Standing(standing) => self.standing(now, seat, standing),
                 Request::Node(id) => self.met(seat, id),
@@ -273,10 +273,11 @@ impl<P: Port> Core<P> {
 
     fn close(&mut self, now: Instant, seat: &mut Seat, leg: Leg, how: Close) {
         seat.leg(leg).closing = Some(how);
-        if leg == Leg::Private && !matches!(seat.dial, Dial::Connected(..) | Dial::Watching(true)) {
+        let waits = !seat.stands(leg);
+        if leg == Leg::Private && waits {
             self.leave_pool(now, seat);
         }
-        if let Close::Abort(_) = how {
+        if matches!(how, Close::Abort(_)) || leg == Leg::Public && waits {
             self.cut(seat, leg);
         }
     }
@@ -347,6 +348,7 @@ impl<P: Port> Core<P> {
             self.commons.with(|books| books.pools[seat.pool].remember(id));
         }
         self.leave_pool(now, &mut seat);
+        self.come_home(&seat);
         self.give_slot(&mut seat);
         if seat.post.is_none() {
             self.ended.count(reason);

@@ -3,14 +3,16 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use hedgerow_dataplane::Instant;
-use hedgerow_dataplane::shard::FlowId;
+use hedgerow_dataplane::shard::{FlowId, Target};
 use hedgerow_dataplane::wire::{FlowKey, LinkId};
 use hedgerow_policy::{Close, Leg, PeerId, Session, Standing};
 
 use super::guard::Guarded;
 use super::watch::Post;
+use crate::commons::Side;
 use crate::pool::{Caller, Ticket, Wish};
 use crate::rules::slots::Class;
 
@@ -49,6 +51,29 @@ pub(super) enum Dial {
     Watching(bool),
 }
 
+/// Where a session goes that a node began.
+#[derive(Debug, Clone)]
+pub(super) struct Voyage {
+    /// The node's place in its pool.
+    pub(super) node: usize,
+    /// Its name.
+    pub(super) name: Arc<str>,
+    /// The peer outside.
+    pub(super) to: Target,
+    pub(super) reach: Reach,
+}
+
+/// How far the public leg of such a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Not asked for, or not to be had.
+    None,
+    /// Being opened.
+    Underway,
+    /// Open.
+    There,
+}
+
 /// One session.
 pub(super) struct Seat {
     pub(super) ticket: Ticket,
@@ -69,6 +94,8 @@ pub(super) struct Seat {
     pub(super) dial: Dial,
     /// On whose behalf it asked for a node.
     pub(super) caller: Option<Caller>,
+    /// Where it goes, where a node began it.
+    pub(super) voyage: Option<Voyage>,
     /// The node that it looks at, where it is a light peer.
     pub(super) post: Option<Post>,
     /// When bytes last arrived on either leg.
@@ -114,6 +141,7 @@ impl Seat {
             slot: None,
             dial: Dial::None,
             caller: None,
+            voyage: None,
             post: None,
             moved: now,
             challenged: None,
@@ -133,6 +161,32 @@ impl Seat {
     /// Whether a leg is to be left alone for now.
     pub(super) fn is_at_rest(&self, leg: Leg) -> bool {
         leg == Leg::Public && self.rests.is_some()
+    }
+
+    /// Whether a leg stands, so that bytes can go there.
+    pub(super) fn stands(&self, leg: Leg) -> bool {
+        match (&self.voyage, leg) {
+            (None, Leg::Public) | (Some(_), Leg::Private) => true,
+            (None, Leg::Private) => matches!(self.dial, Dial::Connected(..) | Dial::Watching(true)),
+            (Some(voyage), Leg::Public) => voyage.reach == Reach::There,
+        }
+    }
+
+    /// The node that it is a session of, by its place in the pool.
+    pub(super) fn node(&self) -> Option<usize> {
+        match (&self.voyage, self.dial, self.post) {
+            (Some(voyage), ..) => Some(voyage.node),
+            (None, Dial::Connected(node, _), _) => Some(node),
+            (None, _, post) => post.map(|post| post.node),
+        }
+    }
+
+    /// How it came about.
+    pub(super) fn side(&self) -> Side {
+        match &self.voyage {
+            Some(voyage) => Side::By(voyage.node),
+            None => Side::From(self.peer.ip()),
+        }
     }
 
     /// When the host wants to look at it, apart from the session's own deadline.

@@ -26,6 +26,8 @@ pub struct CoreStatistics {
     pub sessions_opened: u64,
     /// Sessions now that are connected to a node.
     pub sessions_dialled: usize,
+    /// Sessions now that nodes began.
+    pub sessions_begun: usize,
     /// Sessions that a bug in their code has ended.
     pub crashed: u64,
     /// Times that a session had to rest because its source had moved as many bytes as it may.
@@ -75,6 +77,7 @@ impl CoreStatistics {
         self.sessions_peak += other.sessions_peak;
         self.sessions_opened += other.sessions_opened;
         self.sessions_dialled += other.sessions_dialled;
+        self.sessions_begun += other.sessions_begun;
         self.crashed += other.crashed;
         self.held_back += other.held_back;
         self.work.done += other.work.done;
@@ -102,6 +105,7 @@ impl<P: Port> Core<P> {
             sessions_peak: self.seats.peak,
             sessions_opened: self.seats.opened,
             sessions_dialled: self.seats.iter().filter(dialled).count(),
+            sessions_begun: self.seats.iter().filter(|seat| seat.voyage.is_some()).count(),
             crashed: self.crashed,
             held_back: self.held_back,
             work: WorkStatistics {

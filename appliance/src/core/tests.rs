@@ -1,6 +1,7 @@
 //! A core between a peer and a node that are shards of their own, over ports in memory and a clock of our own.
 
 mod books;
+mod departures;
 mod rig;
 
 use std::time::Duration;

@@ -193,9 +193,7 @@ impl<P: Port> Core<P> {
 
     /// Ends sessions with a node that is to have none.
     fn clear(&mut self, now: Instant, pool: usize, leaving: Leaving) {
-        let at = |seat: &Seat| {
-            seat.pool == pool && matches!(seat.dial, Dial::Connected(node, _) if node == leaving.node)
-        };
+        let at = |seat: &Seat| seat.post.is_none() && seat.pool == pool && seat.node() == Some(leaving.node);
         let Some(since) = leaving.since else {
             let tickets: Vec<Ticket> =
                 self.seats.iter().filter(|seat| at(seat)).map(|seat| seat.ticket).collect();
@@ -215,7 +213,8 @@ impl<P: Port> Core<P> {
         else {
             return;
         };
-        while let Some(ticket) = self.idlest(now, since, |seat| matches!(seat.dial, Dial::Connected(..))) {
+        while let Some(ticket) = self.idlest(now, since, |seat| seat.post.is_none() && seat.node().is_some())
+        {
             if !self.commons.with(|books| books.take_turn(now)) {
                 return;
             }

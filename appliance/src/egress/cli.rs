@@ -106,6 +106,11 @@ impl fmt::Display for ExitStatus {
         if self.access == Access::Emergency && !self.open {
             write!(f, " but in an emergency")?;
         }
-        write!(f, ": {sessions} sessions, {packets_out} packets out, {packets_in} in, {refused} refused")
+        if let Some(inspected) = self.inspected {
+            write!(f, ": {inspected} inspected connections and {sessions} other sessions")?;
+        } else {
+            write!(f, ": {sessions} sessions")?;
+        }
+        write!(f, ", {packets_out} packets out, {packets_in} in, {refused} refused")
     }
 }

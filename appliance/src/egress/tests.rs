@@ -264,3 +264,56 @@ fn what_cannot_be_opened_whole_is_not_opened_by_halves() {
     world.wait(1);
     assert_eq!(world.open(), "a");
 }
+
+#[test]
+fn what_is_inspected_is_said_for_all_nodes_or_for_one() {
+    let inspected = |egress: &str| {
+        let world = start(&format!("{egress}\n{}", identity()));
+        let rules = world.egress.swap().current();
+        let of = |node: &hedgerow_dataplane::egress::EgressNode| {
+            (node.inspect.ports.to_vec(), node.inspect.at_once)
+        };
+        rules.nodes().iter().map(of).collect::<Vec<_>>()
+    };
+    let none = (vec![], 0);
+    assert_eq!(inspected(""), [none.clone(), none.clone(), none.clone()]);
+    let usual = (vec![8_444], 64);
+    assert_eq!(
+        inspected("inspect = true\nnode.b.inspect = false\n"),
+        [usual.clone(), none.clone(), usual.clone()]
+    );
+    let other = (vec![8_444, 58_444], 3);
+    assert_eq!(
+        inspected(
+            "allow = [\"any\"]\ninspect_ports = [58444, 8444, 8444]\ninspect_at_once = 3\nnode.c.inspect = true\n"
+        ),
+        [none.clone(), none, other]
+    );
+}
+
+/// The section that inspection needs.
+fn identity() -> &'static str {
+    "[identity]\nsecret = \"secret\"\n"
+}
+
+#[test]
+fn a_node_s_inspected_connections_are_counted_on_when_it_comes_back() {
+    let world = start(&format!("inspect = true\n{}", identity()));
+    let held = |world: &World| world.egress.swap().current().nodes()[0].inspect.held.clone();
+    held(&world).store(5, Ordering::Relaxed);
+    let status = world.egress.status(&[]);
+    assert_eq!((status.nodes[0].inspected, status.nodes[1].inspected), (Some(5), Some(0)));
+    assert!(
+        status.to_string().contains("a 10.0.1.11 open: 5 inspected connections and 0 other sessions"),
+        "{status}"
+    );
+    let node =
+        crate::pool::NodeConfig::new("z", world.commons.with(|books| books.pools[0].target(0)).unwrap());
+    let now = world.now();
+    world.commons.with(|books| {
+        books.pools[0].remove("a", true).unwrap();
+        books.pools[0].add(now, node).unwrap();
+    });
+    world.egress.step();
+    assert_eq!(held(&world).load(Ordering::Relaxed), 5);
+}

@@ -126,7 +126,7 @@ impl Pool {
             Duty::Draining(Some(until)) | Duty::Maintenance(Some(until)) if until <= now => {
                 self.serve_again(now, index, "its time is over");
             }
-            Duty::Draining(until) if node.sessions + node.dialling == 0 => {
+            Duty::Draining(until) if node.holds() == 0 => {
                 node.duty = Duty::Maintenance(until);
                 self.tell(index, "maintenance", "no session is left".to_owned());
             }
@@ -230,7 +230,7 @@ impl Pool {
         if self.nodes.iter().filter(|node| node.duty != Duty::Removed).count() == 1 {
             return Err(Unchanged::Last(name.to_owned()));
         }
-        let busy = self.nodes[index].sessions + self.nodes[index].dialling;
+        let busy = self.nodes[index].holds();
         if busy > 0 && !force {
             return Err(Unchanged::Busy(name.to_owned(), busy));
         }
@@ -250,11 +250,8 @@ impl Pool {
 
     /// Nodes whose sessions are to end, and since when: the next turn is [`Pool::take_turn`]'s to give.
     pub fn leaving(&self) -> impl Iterator<Item = Leaving> + '_ {
-        let cut = self
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|(_, node)| node.duty == Duty::Removed && node.sessions + node.dialling > 0);
+        let cut =
+            self.nodes.iter().enumerate().filter(|(_, node)| node.duty == Duty::Removed && node.holds() > 0);
         let drains =
             self.drains.iter().filter(|drain| matches!(self.nodes[drain.node].duty, Duty::Draining(_)));
         drains

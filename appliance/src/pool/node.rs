@@ -79,6 +79,8 @@ pub enum Duty {
 pub struct NodeStatistics {
     /// Sessions now.
     pub sessions: usize,
+    /// Sessions that it began itself, inspected on their way out.
+    pub begun: usize,
     /// Connections made.
     pub connected: u64,
     /// Connections that failed.
@@ -117,6 +119,8 @@ pub(super) struct Node {
     /// Connections to it that are being made.
     pub(super) dialling: usize,
     pub(super) sessions: usize,
+    /// Sessions that it began itself.
+    pub(super) begun: usize,
     /// Slots taken, by the caller's kind.
     kinds: [u32; NodeType::ALL.len()],
     /// The identity that it showed last.
@@ -138,6 +142,7 @@ impl Node {
             failed: 0,
             dialling: 0,
             sessions: 0,
+            begun: 0,
             kinds: [0; NodeType::ALL.len()],
             id: None,
             health: if watched { Health::default() } else { Health::unwatched() },
@@ -148,7 +153,12 @@ impl Node {
 
     /// Nothing refers to it.
     pub(super) fn is_free(&self) -> bool {
-        self.duty == Duty::Removed && self.dialling + self.sessions == 0
+        self.duty == Duty::Removed && self.holds() == 0
+    }
+
+    /// Sessions that refer to it.
+    pub(super) fn holds(&self) -> usize {
+        self.dialling + self.sessions + self.begun
     }
 
     /// Whether it serves callers of this kind at all, how it is left aside.
@@ -237,6 +247,7 @@ impl Node {
     pub(super) fn statistics(&self, now: Instant) -> NodeStatistics {
         NodeStatistics {
             sessions: self.sessions,
+            begun: self.begun,
             connected: self.connected,
             failed: self.failed,
             cooling: self.cooling_until.iter().any(|until| *until > now),

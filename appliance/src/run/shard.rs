@@ -21,7 +21,7 @@ use crate::events::{EventLine, Feed};
 use crate::identity::expand;
 use crate::pulse::Phase;
 use crate::rules::witness::Witness;
-use crate::sessions::{Factory, Kind, Passed};
+use crate::sessions::{Factory, Kind, Outward, Passed};
 use crate::sockets::Sockets;
 use crate::status::Report;
 use crate::workers::Desk;
@@ -43,6 +43,7 @@ pub(super) struct Parts {
     pub(super) sockets: Option<Sockets>,
     pub(super) desk: Option<Desk>,
     pub(super) kinds: Vec<Kind>,
+    pub(super) outward: Option<Outward>,
     /// Randomness for masks towards nodes.
     pub(super) masks: u64,
     pub(super) watch: Watch,
@@ -62,6 +63,7 @@ pub(super) fn run(parts: Parts, commands: Commands, feed: Feed) -> Result<(), Ru
         sockets,
         desk,
         kinds,
+        outward,
         masks,
         watch,
         clock,
@@ -71,6 +73,7 @@ pub(super) fn run(parts: Parts, commands: Commands, feed: Feed) -> Result<(), Ru
     } = parts;
     let factory = Factory::new(kinds, masks)
         .watching(&core_config.listener_pools, PeerId(expand(masks, "light peer")))
+        .departing(outward)
         .witnessed(witness.clone());
     let passed = factory.passed();
     let started = watch.now();

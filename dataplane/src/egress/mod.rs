@@ -12,6 +12,8 @@
 //!   other than echo outward, and inward other than echo replies and errors about a session.
 //! - **Path MTU**: a packet too large for the next link is answered as a router would (RFC 1191, RFC 8201), and errors from
 //!   further out go to the node, translated.
+//! - **Inspected** connections ([`Inspect`]) are not passed on and never have a session here: the shard accepts them in the
+//!   name of where they were going, and its host opens another one.
 //! - **One shard holds all sessions** ([`EgressConfig::home`]). The others hand it what nodes send, and from outside only what
 //!   belongs to a session by the directory: a flood does not pass between shards.
 //!
@@ -38,7 +40,7 @@ pub(crate) use datagram::headers;
 use datagram::{Datagram, Kind, Rewrite};
 use notice::Complaint;
 pub(crate) use outbox::{Outbox, Queued, Taken};
-pub use rules::{Allow, EgressNode, Rules};
+pub use rules::{Allow, EgressNode, Inspect, Rules};
 use sessions::{Place, Session, Sessions, State};
 
 /// Errors and resets told each second about one node's packets.
@@ -206,6 +208,36 @@ impl Egress {
             })
     }
 
+    /// The node that begins an inspected connection with a segment, and whether it may. `key` is seen from us.
+    pub(crate) fn departing(&self, link: LinkId, key: &FlowKey) -> Option<(u16, Result<(), Reason>)> {
+        if !self.config.inner.contains(&link) {
+            return None;
+        }
+        let seen = reversed(key);
+        let node = self.rules.inspected(link, &seen)?;
+        Some((node as u16, self.rules.permits(node, Protocol::Tcp, &seen)))
+    }
+
+    /// A node, by its place.
+    pub(crate) fn node(&self, node: u16) -> Option<&EgressNode> {
+        self.rules.nodes().get(usize::from(node))
+    }
+
+    /// Takes a place among a node's inspected connections, if there is one.
+    pub(crate) fn take_inspected(&self, node: u16) -> bool {
+        self.rules.take(usize::from(node))
+    }
+
+    /// Gives it back.
+    pub(crate) fn give_inspected(&self, node: u16) {
+        self.rules.give(usize::from(node));
+    }
+
+    /// What our own connections show outside on behalf of nodes, by IPv4.
+    pub(crate) fn address(&self) -> Option<Address> {
+        self.config.address
+    }
+
     /// Where a frame goes that is for nobody here; `None` from a link where passing on is no question.
     pub(crate) fn way(&self, link: LinkId, bytes: &[u8]) -> Option<Result<Way, Reason>> {
         let (inner, outer) = (self.config.inner.contains(&link), self.config.outer == link);
@@ -333,7 +365,7 @@ impl Egress {
             Kind::EchoReply | Kind::Error => return Err(Reason::IcmpIgnored),
             Kind::Tcp(_) | Kind::Udp | Kind::EchoRequest => {}
         }
-        self.rules.permits(node, protocol, inner)?;
+        self.rules.passes(node, protocol, inner)?;
         if self.traffic.get(node).is_some_and(|traffic| traffic.sessions >= self.share()) {
             return Err(Reason::EgressFull);
         }
@@ -458,7 +490,7 @@ impl Egress {
                 });
                 kept <= share
                     && rules.node(link, inner.local) == Some(node)
-                    && rules.permits(node, protocol, inner).is_ok()
+                    && rules.passes(node, protocol, inner).is_ok()
             })
         };
         let done = self.sessions.sweep(now, review.is_some(), allowed, |session| {

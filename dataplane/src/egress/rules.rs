@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Protocol;
 use crate::Reason;
@@ -26,6 +27,40 @@ impl Allow {
     }
 }
 
+/// Connections of a node that are not passed on: they end at us, in the name of where they were going, and the host opens
+/// another one there ([`crate::shard::Event::Departing`]). The default is none.
+#[derive(Clone, Debug, Default)]
+pub struct Inspect {
+    /// The far end's TCP ports.
+    pub ports: Arc<[u16]>,
+    /// How many of them the node may have at once, in all shards together.
+    pub at_once: u32,
+    /// How many it has: to be the same for the node's place in all rules that ever stand.
+    pub held: Arc<AtomicU32>,
+}
+
+impl Inspect {
+    /// How many connections the node has; `None` where nothing of it is inspected.
+    pub fn now(&self) -> Option<u32> {
+        (!self.ports.is_empty()).then(|| self.held.load(Ordering::Relaxed))
+    }
+
+    fn covers(&self, protocol: Protocol, key: &FlowKey) -> bool {
+        protocol == Protocol::Tcp && self.ports.contains(&key.remote_port)
+    }
+
+    /// Takes a place for a connection, if there is one.
+    fn take(&self) -> bool {
+        let more = |held: u32| (held < self.at_once).then_some(held + 1);
+        self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn give(&self) {
+        let less = |held: u32| Some(held.saturating_sub(1));
+        let _ = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+}
+
 /// A node with a way out.
 #[derive(Clone, Debug)]
 pub struct EgressNode {
@@ -39,6 +74,8 @@ pub struct EgressNode {
     pub block: u16,
     /// What it may begin while it is open.
     pub allow: Arc<[Allow]>,
+    /// What of that is not passed on.
+    pub inspect: Inspect,
 }
 
 /// All nodes with a way out, and where nobody may go. The default lets nobody out.
@@ -91,5 +128,32 @@ impl Rules {
             return Err(Reason::EgressRefused);
         }
         Ok(())
+    }
+
+    /// Whether a conversation that a node begins may be passed on: it is permitted, and nobody inspects it.
+    pub(super) fn passes(&self, node: usize, protocol: Protocol, key: &FlowKey) -> Result<(), Reason> {
+        self.permits(node, protocol, key)?;
+        match self.nodes.get(node).is_some_and(|node| node.inspect.covers(protocol, key)) {
+            true => Err(Reason::EgressRefused),
+            false => Ok(()),
+        }
+    }
+
+    /// The node whose connection this is, if it is one that is inspected. `key` is seen from the node.
+    pub(super) fn inspected(&self, link: LinkId, key: &FlowKey) -> Option<usize> {
+        let node = self.node(link, key.local)?;
+        self.nodes.get(node)?.inspect.covers(Protocol::Tcp, key).then_some(node)
+    }
+
+    /// Takes a place among a node's inspected connections, if there is one.
+    pub(super) fn take(&self, node: usize) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.inspect.take())
+    }
+
+    /// Gives it back.
+    pub(super) fn give(&self, node: usize) {
+        if let Some(node) = self.nodes.get(node) {
+            node.inspect.give();
+        }
     }
 }

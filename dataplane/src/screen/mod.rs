@@ -180,6 +180,20 @@ impl Screen {
         }
     }
 
+    /// Refuses a segment that belongs to no flow, with a reset where one is due.
+    pub(crate) fn refuse(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        bytes: &mut [u8],
+        reason: Reason,
+    ) -> Answer {
+        match packet.flags.has(Flags::RST) {
+            true => Answer::Drop(reason),
+            false => self.reset(now, packet, bytes, reason),
+        }
+    }
+
     /// Answers a SYN with a cookie. Also for 4-tuples whose TIME-WAIT flow allows it (RFC 6191). What else the SYN may
     /// carry (data, fast open, ECN, unknown options) is passed over: the answer is the plain one.
     pub fn syn_ack(

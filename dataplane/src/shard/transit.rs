@@ -15,6 +15,7 @@ impl Shard {
     pub fn set_egress(&mut self, rules: Arc<Rules>) {
         if let Some(egress) = &mut self.egress {
             egress.set_rules(rules);
+            self.review = Some(0);
         }
     }
 

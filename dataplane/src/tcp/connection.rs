@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 
 use crate::reason::Counters;
-use crate::shard::Standing;
+use crate::shard::{ListenerId, Opened, Standing};
 use crate::time::Instant;
 use crate::wire::{Agreed, AgreedTimestamps, FlowKey, LinkId, Mac, Seq};
 
@@ -213,7 +213,8 @@ pub(crate) struct Connection {
     pub(crate) key: FlowKey,
     pub(crate) link: LinkId,
     pub(crate) hop: Option<Mac>,
-    pub(crate) listener: u16,
+    /// For whom it is, if others began it.
+    pub(crate) opened: Opened,
     /// A peer opened it, by returning our initial sequence number as a cookie.
     pub(crate) accepted: bool,
     pub(crate) iss: Seq,
@@ -248,6 +249,14 @@ impl Connection {
         flow.accepted = true;
         flow.agree(now, agreed, link_mss);
         flow
+    }
+
+    /// The node that began it, if one did.
+    pub(crate) fn node(&self) -> Option<u16> {
+        match self.opened {
+            Opened::By(node) if self.accepted => Some(node),
+            _ => None,
+        }
     }
 
     /// Reads a field of every cache line; the number means nothing.
@@ -285,7 +294,7 @@ impl Connection {
             key,
             link,
             hop,
-            listener: 0,
+            opened: Opened::To(ListenerId(0)),
             accepted: false,
             iss,
             state,

@@ -29,7 +29,7 @@ use std::collections::VecDeque;
 use crate::Reason;
 use crate::reason::Counters;
 use crate::screen::PlanKey;
-use crate::shard::{Event, FlowId, ListenerId, Standing};
+use crate::shard::{Event, FlowId, Opened, Standing};
 use crate::time::Instant;
 use crate::wire::{Address, Agreed, Flags, FlowKey, LinkId, Mac, Outgoing, Segment, Seq};
 
@@ -119,6 +119,8 @@ pub(crate) struct Gone {
     pub(crate) link: LinkId,
     /// The cookie that opened it, if a peer did.
     pub(crate) cookie: Option<Seq>,
+    /// The node that began it, if one did.
+    pub(crate) node: Option<u16>,
 }
 
 /// With so many flows they no longer fit the second-level cache, and [`Engine::warm`] is worth its while.
@@ -260,7 +262,7 @@ impl Engine {
     }
 
     /// Makes an established flow of what a returned cookie proved. The segment that proved it goes to [`Engine::input`]
-    /// next. Reports [`Event::Accepted`]. Replaces a TIME-WAIT entry of the 4-tuple.
+    /// next. Reports [`Event::Accepted`] or [`Event::Departing`]. Replaces a TIME-WAIT entry of the 4-tuple.
     pub fn accept(
         &mut self,
         now: Instant,
@@ -268,7 +270,7 @@ impl Engine {
         link: LinkId,
         hop: Mac,
         agreed: &Agreed,
-        listener: ListenerId,
+        opened: Opened,
     ) -> Result<FlowId, Reason> {
         let hash = self.keyed.hash(&key);
         if self.find(hash, &key).is_some() {
@@ -279,7 +281,7 @@ impl Engine {
         }
         let mss = self.shared.link_mss(link, &key);
         let mut connection = Connection::accepted(now, key, link, hop, agreed, mss);
-        connection.listener = listener.0;
+        connection.opened = opened;
         connection.pending.add(Pending::ACCEPTED);
         let id = self.place(hash, connection)?;
         self.time_waits.remove(hash, &key);
@@ -535,11 +537,20 @@ impl Engine {
         self.slots.len()
     }
 
-    /// The flow in a slot, if a peer opened it, and whose it is.
+    /// The flow in a slot, if others began it, and who outside is at its other end or was to be.
     pub(crate) fn accepted(&self, slot: usize) -> Option<(FlowId, Address)> {
         let place = self.slots.get(slot)?;
         let flow = place.connection.as_ref().filter(|flow| flow.accepted)?;
-        Some((FlowId { slot: slot as u32, generation: place.generation }, flow.key.remote))
+        let outside = if flow.node().is_some() { flow.key.local } else { flow.key.remote };
+        Some((FlowId { slot: slot as u32, generation: place.generation }, outside))
+    }
+
+    /// The flow in a slot, if a node began it, and which.
+    pub(crate) fn begun(&self, slot: usize) -> Option<(FlowId, &FlowKey, LinkId, u16)> {
+        let place = self.slots.get(slot)?;
+        let flow = place.connection.as_ref()?;
+        let id = FlowId { slot: slot as u32, generation: place.generation };
+        Some((id, &flow.key, flow.link, flow.node()?))
     }
 
     /// The flows that peers opened and that have proved no more than their addresses, with the buffer memory that each
@@ -629,7 +640,10 @@ impl Engine {
                 self.events.pop_front();
             }
             return Some(match event {
-                Pending::ACCEPTED => Event::Accepted(id, ListenerId(connection.listener)),
+                Pending::ACCEPTED => match connection.opened {
+                    Opened::To(listener) => Event::Accepted(id, listener),
+                    Opened::By(node) => Event::Departing(id, node),
+                },
                 Pending::CONNECTED => Event::Connected(id),
                 Pending::READABLE => Event::Readable(id),
                 Pending::WRITABLE => Event::Writable(id),
@@ -662,6 +676,7 @@ impl Engine {
             key: flow.key,
             link: flow.link,
             cookie: flow.accepted.then_some(flow.iss),
+            node: flow.node(),
         };
         self.gone = left.map(gone);
         place.generation = place.generation.wrapping_add(1);

@@ -4,6 +4,7 @@
 //! held against one that is made anew.
 
 mod attacks;
+mod inspected;
 mod world;
 
 use std::collections::BTreeSet;

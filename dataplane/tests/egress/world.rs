@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow_dataplane::admit::Limits;
-use hedgerow_dataplane::egress::{Allow, EgressConfig, EgressNode, Protocol, Rules};
+use hedgerow_dataplane::egress::{Allow, EgressConfig, EgressNode, Inspect, Protocol, Rules};
 use hedgerow_dataplane::frame::{Abilities, BATCH, Batch, Frame, Meta, Pool};
 use hedgerow_dataplane::link::{Claiming, LinkConfig, Prefix};
 use hedgerow_dataplane::screen::{Master, ScreenConfig};
@@ -137,14 +137,20 @@ pub(crate) fn config(index: u16, shards: u16, mtu: u16, exchange: Option<Arc<Exc
 
 /// Both nodes may go anywhere by any protocol, if they are open.
 pub(crate) fn rules(open: bool) -> Arc<Rules> {
+    rules_inspecting(open, &[Inspect::default(), Inspect::default()])
+}
+
+/// The same, and some of what each node begins is inspected.
+pub(crate) fn rules_inspecting(open: bool, inspect: &[Inspect; 2]) -> Arc<Rules> {
     let anything = |protocol| Allow { protocol, ports: 1..=65_535, to: None };
     let allow: Arc<[Allow]> = [Protocol::Tcp, Protocol::Udp, Protocol::Icmp].map(anything).into();
-    let node = |addresses: Vec<Address>, block| EgressNode {
+    let node = |addresses: Vec<Address>, block: u16| EgressNode {
         addresses,
         link: INNER,
         open,
         block,
         allow: allow.clone(),
+        inspect: inspect[usize::from(block)].clone(),
     };
     let ours = [IpAddr::from(OURS), OURS_V6.into(), INSIDE.into(), INSIDE_V6.into()];
     let refused = PrefixSet::new(ours.map(|ip| hedgerow_dataplane::wire::Prefix::host(ip.into())));
@@ -383,11 +389,24 @@ pub(crate) fn tcp(
     ack: Option<u32>,
     payload: &[u8],
 ) -> Vec<u8> {
+    tcp_at(link, from, to, 1_000, control, ack, payload)
+}
+
+/// The same from any place in the stream.
+pub(crate) fn tcp_at(
+    link: LinkId,
+    from: End,
+    to: End,
+    seq: u32,
+    control: TcpControl,
+    ack: Option<u32>,
+    payload: &[u8],
+) -> Vec<u8> {
     let repr = TcpRepr {
         src_port: from.1,
         dst_port: to.1,
         control,
-        seq_number: TcpSeqNumber(1_000),
+        seq_number: TcpSeqNumber(seq as i32),
         ack_number: ack.map(|ack| TcpSeqNumber(ack as i32)),
         window_len: 1_000,
         window_scale: None,

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::super::egress::{Access, Egress, Emergency, NodeEgress, Purpose, USUAL};
+use super::super::egress::{Access, Egress, Emergency, Inspection, NodeEgress, Purpose, Transport, USUAL};
 use super::super::units::{Network, Period};
-use super::super::{Diagnostic, Driver, Listener, Node, Port, Share, file};
+use super::super::{Diagnostic, Driver, Listener, Node, Port, Protocol, Share, file};
 use super::{Lowering, Pools, Ports};
 
 /// Ports shown outside where nothing else is said: eight blocks.
@@ -24,6 +24,7 @@ impl Lowering<'_> {
         ports: &Ports,
         pools: &Pools,
         listeners: &[Listener],
+        has_identity: bool,
     ) -> Option<Egress> {
         let file = file?;
         let span = file.span();
@@ -83,11 +84,13 @@ impl Lowering<'_> {
         let usual = || USUAL.iter().filter_map(|text| text.parse().ok()).collect::<Vec<Purpose>>();
         let nets = |nets: Vec<Network>| nets.into_iter().map(|net| net.0).collect();
         self.distinct(&file.node, &nodes);
+        let (inspect, said) =
+            self.inspection(&file.inspect, file.inspect_ports, file.inspect_at_once, &file.node);
         let own: BTreeMap<String, NodeEgress> =
             file.node.into_iter().filter_map(|(name, node)| self.node_egress(name, node, &names)).collect();
         self.behind(&file.port, index, port, &nodes, &own);
-        self.one_role(span, &nodes, &own);
-        Some(Egress {
+        self.one_role(span.clone(), &nodes, &own);
+        let plan = Egress {
             port: index,
             address,
             ports: wide,
@@ -100,9 +103,114 @@ impl Lowering<'_> {
             ],
             allow: file.allow.unwrap_or_else(usual),
             refuse: nets(file.refuse),
+            inspect,
             nodes: own,
             emergency: self.emergency(&file.emergency),
-        })
+        };
+        let inspected = nodes.iter().any(|node| plan.inspects(&node.name));
+        if inspected && self.complete {
+            self.inspectable(said.unwrap_or(span), &plan, &nodes, listeners, has_identity);
+        }
+        Some(plan)
+    }
+
+    /// What is inspected, and where most is said about it.
+    fn inspection(
+        &mut self,
+        inspect: &Option<bool>,
+        ports: Option<Spanned<Vec<i64>>>,
+        at_once: Option<Spanned<i64>>,
+        nodes: &BTreeMap<String, Spanned<file::NodeEgress>>,
+    ) -> (Inspection, Option<Range<usize>>) {
+        let usual = Inspection::default();
+        let on = inspect.unwrap_or(usual.on);
+        let said = ports.as_ref().map(Spanned::span);
+        let any = on || nodes.values().any(|node| node.get_ref().inspect == Some(true));
+        // What says nothing new does no harm.
+        let other = |ports: &&Spanned<Vec<i64>>| {
+            !ports.get_ref().iter().copied().eq(usual.ports.iter().map(|&port| i64::from(port)))
+        };
+        let more = |most: &&Spanned<i64>| *most.get_ref() != i64::from(usual.at_once);
+        let places = ports.as_ref().filter(other).map(Spanned::span);
+        let places = places.into_iter().chain(at_once.as_ref().filter(more).map(Spanned::span));
+        for place in places.filter(|_| !any) {
+            self.error(Diagnostic::error(
+                place,
+                "no node's connections are inspected",
+                "expected `inspect = true` beside it, or at a node",
+            ));
+        }
+        let most = self.number(at_once.as_ref(), 1..=65_535, i64::from(usual.at_once));
+        let mut chosen = usual.ports;
+        if let Some(written) = ports {
+            let span = written.span();
+            let ports = written.into_inner();
+            if ports.is_empty() || ports.iter().any(|port| !(1..=65_535).contains(port)) {
+                let title = "these are no ports of Chia peers";
+                self.error(Diagnostic::error(span, title, "expected some of 1 to 65535, such as [8444]"));
+            } else {
+                chosen = ports.into_iter().filter_map(|port| u16::try_from(port).ok()).collect();
+                chosen.sort_unstable();
+                chosen.dedup();
+            }
+        }
+        (Inspection { on, ports: chosen, at_once: u32::try_from(most).unwrap_or(1) }, said)
+    }
+
+    /// What is inspected can be: it may be begun at all, we know which network it is of and what to show.
+    fn inspectable(
+        &mut self,
+        place: Range<usize>,
+        plan: &Egress,
+        nodes: &[&Node],
+        listeners: &[Listener],
+        has_identity: bool,
+    ) {
+        let allows = |purposes: &[Purpose], port: u16| {
+            let kinds = purposes.iter().flat_map(|purpose| &purpose.kinds);
+            kinds.clone().any(|(transport, ports)| *transport == Transport::Tcp && ports.contains(&port))
+        };
+        let allow = |node: &&Node| {
+            plan.nodes.get(&node.name).and_then(|own| own.allow.as_ref()).unwrap_or(&plan.allow)
+        };
+        for &port in &plan.inspect.ports {
+            let inspected = nodes.iter().filter(|node| plan.inspects(&node.name));
+            if inspected.clone().all(|node| !allows(allow(node), port)) {
+                self.error(
+                    Diagnostic::error(
+                        place.clone(),
+                        format!("no node that is inspected may begin anything at port {port}"),
+                        format!("expected `allow` to have \"tcp {port}\", or another port here"),
+                    )
+                    .help("inspection takes nothing more out than `allow` lets"),
+                );
+            }
+        }
+        let chia = || listeners.iter().filter(|listener| listener.protocol == Protocol::Chia);
+        let mut networks: Vec<&str> = chia().map(|listener| listener.network.as_str()).collect();
+        networks.sort_unstable();
+        networks.dedup();
+        if let [one, other, ..] = networks[..] {
+            self.error(Diagnostic::error(
+                place.clone(),
+                format!(
+                    "listeners speak {one} and {other}: of which network are the peers that nodes go to?"
+                ),
+                "expected one network where nodes' connections are inspected",
+            ));
+        }
+        if !has_identity {
+            self.error(
+                Diagnostic::error(
+                    place,
+                    "what is inspected needs identities",
+                    "expected a section `[identity]`",
+                )
+                .help(
+                    "make a secret with `hedgerow identity new FILE` and add: [identity] secret = \"FILE\"",
+                ),
+            );
+        }
     }
 
     /// What is passed on comes and goes as frames, and all of an address's: the kernel must not answer for it.
@@ -230,7 +338,7 @@ impl Lowering<'_> {
             self.usable(address.span(), address.get_ref().0);
         }
         let addresses = node.addresses.iter().map(|address| address.get_ref().0).collect();
-        Some((name, NodeEgress { access: node.access, addresses, allow: node.allow }))
+        Some((name, NodeEgress { access: node.access, addresses, allow: node.allow, inspect: node.inspect }))
     }
 
     fn emergency(&mut self, file: &file::Emergency) -> Emergency {

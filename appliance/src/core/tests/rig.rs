@@ -6,22 +6,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow_dataplane::admit::Limits;
+use hedgerow_dataplane::egress::{Allow, EgressConfig, EgressNode, Inspect, Protocol, Rules};
 use hedgerow_dataplane::frame::{Batch, Lane, Port};
 use hedgerow_dataplane::link::{Claiming, LinkConfig, Prefix};
+use hedgerow_dataplane::screen::DenyList;
 use hedgerow_dataplane::screen::{Master, ScreenConfig};
 use hedgerow_dataplane::shard::{
     self, Accept, Config, Event, FlowId, Listener, Shard, ShardIndex, ShardLink, Source, Target,
 };
 use hedgerow_dataplane::tcp::EngineConfig;
-use hedgerow_dataplane::wire::{LinkId, Mac};
+use hedgerow_dataplane::wire::{Address, LinkId, Mac, PrefixSet};
 use hedgerow_dataplane::{Instant, Reason as FlowReason};
 use hedgerow_policy::session::Work;
 use hedgerow_policy::{Close, Done, End, Leg, PeerId, Reason, Request, Session, Standing, relay};
 use hedgerow_port::{Memory, MemoryConfig};
 
 use crate::bell::Bell;
+use crate::commons::Books;
 use crate::commons::Commons;
-use crate::core::{Arrival, Core, CoreConfig, CoreStatistics, Errand, SessionEvent, Sessions};
+use crate::core::{
+    Arrival, Core, CoreConfig, CoreStatistics, Departed, Departure, Errand, SessionEvent, Sessions,
+};
 use crate::pool::{NodeConfig, PoolConfig};
 use crate::sessions::{Factory, Kind};
 use crate::workers::Workers;
@@ -35,6 +40,8 @@ pub(super) const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 pub(super) const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 const ABSENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
 const PORT: u16 = 8444;
+/// What a ClientHello begins with.
+pub(super) const HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3];
 
 /// How a world differs from the usual one.
 #[derive(Debug)]
@@ -103,6 +110,45 @@ impl World {
             node: Host::new(inner, &[NODE], Some(INSIDE), now),
             now,
         }
+    }
+
+    /// Says which of the node's connections are inspected, if its way out is open.
+    pub(super) fn let_out(&mut self, open: bool) {
+        let inspect = Inspect { ports: [PORT].into(), at_once: 4, held: Arc::default() };
+        let allow = Allow { protocol: Protocol::Tcp, ports: 1..=u16::MAX, to: None };
+        let node = EgressNode {
+            addresses: vec![NODE.into()],
+            link: LinkId(1),
+            open,
+            block: 0,
+            allow: [allow].into(),
+            inspect,
+        };
+        self.core.shard.set_egress(Arc::new(Rules::new(vec![node], PrefixSet::default())));
+        self.settle();
+    }
+
+    /// The node begins a connection to a peer, and says what a hello begins with.
+    pub(super) fn depart(&mut self, to: IpAddr) -> FlowId {
+        let to = Target { link: LinkId(0), address: to.into(), port: PORT };
+        let flow = self.node.shard.connect(self.now, to, Source::Own).unwrap();
+        self.settle();
+        self.node.say(flow, HELLO);
+        self.settle();
+        flow
+    }
+
+    /// Refuses an address from now on.
+    pub(super) fn ban(&mut self, ip: IpAddr) {
+        let list = || DenyList::new([hedgerow_dataplane::wire::Prefix::host(Address::from(ip))], 1);
+        self.core.shard.set_deny(Arc::new(list()), Some(Arc::new(list())));
+        self.settle();
+    }
+
+    /// Does something with what cores share.
+    pub(super) fn books<T>(&mut self, act: impl FnOnce(&mut Books, Instant) -> T) -> T {
+        let now = self.now;
+        self.core.commons.with(|books| act(books, now))
     }
 
     /// Leaves the sessions' work to threads; they end with what is returned.
@@ -213,7 +259,7 @@ impl World {
             ("work", statistics.work.waiting),
             ("slots", pool.taken),
             ("waiting", pool.waiting),
-            ("sessions of nodes", pool.nodes.iter().map(|(_, node)| node.sessions).sum()),
+            ("sessions of nodes", pool.nodes.iter().map(|(_, node)| node.sessions + node.begun).sum()),
             ("flows", statistics.shard.flows),
             ("buffers", statistics.shard.buffer_bytes),
         ]
@@ -240,6 +286,15 @@ fn core_config(plan: &Plan, public: &Memory, private: &Memory) -> CoreConfig {
         shard: Config {
             links: vec![shard_link(public, &[SERVICE], None), shard_link(private, &[INSIDE], None)],
             admit: Limits { source_bytes: plan.source_bytes, ..shard_config(Accept::Handshake).admit },
+            egress: Some(EgressConfig {
+                inner: vec![LinkId(1)],
+                outer: LinkId(0),
+                address: Some(SERVICE.into()),
+                first_port: 40_000,
+                ports_per_node: 64,
+                sessions: 16,
+                home: true,
+            }),
             ..shard_config(Accept::Handshake)
         },
         listener_pools: vec![0],
@@ -351,6 +406,15 @@ impl Host {
         self.flows[&flow].remote.unwrap()
     }
 
+    /// The one connection that was accepted last.
+    pub(super) fn last(&self) -> Option<FlowId> {
+        self.flows
+            .iter()
+            .filter(|(_, state)| state.accepted && state.closed.is_none())
+            .map(|(&flow, _)| flow)
+            .next_back()
+    }
+
     /// Connections that were accepted, the ended ones included.
     pub(super) fn accepted(&self) -> impl Iterator<Item = FlowId> {
         self.flows.iter().filter(|(_, state)| state.accepted).map(|(&flow, _)| flow)
@@ -384,7 +448,7 @@ impl Host {
             }
             Event::Closed(flow, reason) => self.flows.entry(flow).or_default().closed = Some(reason),
             Event::Readable(flow) => self.read(flow),
-            Event::Finished(_) | Event::Writable(_) => {}
+            Event::Finished(_) | Event::Writable(_) | Event::Departing(..) => {}
         }
     }
 
@@ -410,15 +474,26 @@ impl Sessions for Scripts {
     fn open(&mut self, now: hedgerow_policy::Instant, _: &Arrival) -> Option<Box<dyn Session>> {
         Some(Box::new(Script { heard: now, ..Script::default() }))
     }
+
+    fn depart(&mut self, now: hedgerow_policy::Instant, _: &Departure<'_>) -> Option<Departed> {
+        let requests = [Request::Reach].into();
+        let script = Script { heard: now, holds_back: true, requests, ..Script::default() };
+        Some(Departed { session: Box::new(script), showing: Some(PeerId([b'z'; 32])) })
+    }
 }
 
 /// A session that does what the peer says: `D` and a byte: dial with that identity; `S`: be proven; `W`: ask for work;
-/// `w`: for work that panics; `!`: panic; `.`: nothing.
+/// `w`: for work that panics; `!`: panic; `.`: nothing. Where a node began it: `C` and a byte: claim that identity; `F` and
+/// a byte: that for the node, whose own bytes the peer gets once the identity is there.
 #[derive(Default)]
 struct Script {
     heard: hedgerow_policy::Instant,
     requests: VecDeque<Request>,
     to_peer: VecDeque<u8>,
+    to_node: VecDeque<u8>,
+    /// The node is not heard yet.
+    holds_back: bool,
+    passes: bool,
     verdict: Option<Reason>,
 }
 
@@ -454,7 +529,11 @@ impl Script {
 impl Session for Script {
     fn receive(&mut self, now: hedgerow_policy::Instant, leg: Leg, bytes: &mut [u8]) -> usize {
         if leg == Leg::Private {
-            return bytes.len();
+            let taken = if self.holds_back { 0 } else { bytes.len() };
+            if self.passes {
+                self.to_peer.extend(&bytes[..taken]);
+            }
+            return taken;
         }
         self.heard = now;
         let mut words = bytes.iter();
@@ -464,6 +543,8 @@ impl Session for Script {
                     let peer = words.next().map(|&id| PeerId([id; 32]));
                     self.requests.push_back(Request::Dial { peer, kind: None });
                 }
+                b'C' => self.requests.extend(words.next().map(|&id| Request::Claim(PeerId([id; 32])))),
+                b'F' => self.to_node.extend(words.next()),
                 b'S' => self.requests.push_back(Request::Standing(Standing::Proven)),
                 b'W' | b'w' => {
                     self.requests.push_back(Request::Work(Box::new(Step { panics: *word == b'w' })));
@@ -478,11 +559,9 @@ impl Session for Script {
     }
 
     fn transmit(&mut self, _: hedgerow_policy::Instant, leg: Leg, space: &mut [u8]) -> usize {
-        if leg == Leg::Private {
-            return 0;
-        }
-        let count = space.len().min(self.to_peer.len());
-        for (place, byte) in space.iter_mut().zip(self.to_peer.drain(..count)) {
+        let way = if leg == Leg::Private { &mut self.to_node } else { &mut self.to_peer };
+        let count = space.len().min(way.len());
+        for (place, byte) in space.iter_mut().zip(way.drain(..count)) {
             *place = byte;
         }
         count
@@ -513,7 +592,7 @@ impl Session for Script {
     fn complete(&mut self, _: hedgerow_policy::Instant, done: Done) {
         match done {
             Done::Dialled => self.to_peer.extend(b"dialled"),
-            Done::Claimed => {}
+            Done::Claimed => (self.holds_back, self.passes) = (false, true),
             Done::Work(_) => self.to_peer.extend(b"worked"),
             Done::DialFailed(failure) => self.end(failure.into()),
         }

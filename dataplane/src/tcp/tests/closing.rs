@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::Reason;
-use crate::shard::{Event, ListenerId};
+use crate::shard::{Event, ListenerId, Opened};
 use crate::wire::{Flags, Seq};
 
 use super::super::Waiting;
@@ -106,7 +106,10 @@ fn a_new_proof_replaces_time_wait() {
     let mut solo = resting(plain());
     assert_eq!(solo.wait(7_000_000, 0xdead_beef, Flags::ACK, b"hello"), Waiting::Stranger);
     let agreed = agreed(&plain(), 42, 43);
-    let id = solo.engine.accept(solo.now, solo.key, LINK, HOP, &agreed, ListenerId(0)).expect("a free slot");
+    let id = solo
+        .engine
+        .accept(solo.now, solo.key, LINK, HOP, &agreed, Opened::To(ListenerId(0)))
+        .expect("a free slot");
     assert_eq!(solo.engine.lookup(&solo.key), Some(id));
     assert_ne!(id, solo.id);
     assert!(solo.engine.flow(solo.id).is_none(), "a stale id finds nothing");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::Reason;
-use crate::shard::{Event, ListenerId, Standing};
+use crate::shard::{Event, ListenerId, Opened, Standing};
 use crate::time::Instant;
 use crate::wire::{Flags, LinkId};
 
@@ -50,7 +50,14 @@ fn the_table_is_as_large_as_it_was_told() {
     let mut accept = |port| {
         let mut key = key();
         key.remote_port = port;
-        engine.accept(Instant::ZERO, key, LINK, HOP, &agreed(&Setup::default(), 1, 2), ListenerId(0))
+        engine.accept(
+            Instant::ZERO,
+            key,
+            LINK,
+            HOP,
+            &agreed(&Setup::default(), 1, 2),
+            Opened::To(ListenerId(0)),
+        )
     };
     let ids: Vec<_> = (0..3).map(|port| accept(port).expect("a free slot")).collect();
     assert_eq!(accept(3), Err(Reason::TableFull));
@@ -61,7 +68,14 @@ fn the_table_is_as_large_as_it_was_told() {
     assert!(events.contains(&Event::Closed(ids[1], Reason::Evicted)));
     let mut fresh = key();
     fresh.remote_port = 9;
-    let id = engine.accept(Instant::ZERO, fresh, LINK, HOP, &agreed(&Setup::default(), 1, 2), ListenerId(0));
+    let id = engine.accept(
+        Instant::ZERO,
+        fresh,
+        LINK,
+        HOP,
+        &agreed(&Setup::default(), 1, 2),
+        Opened::To(ListenerId(0)),
+    );
     assert!(id.is_ok_and(|id| id.slot == ids[1].slot && id != ids[1]));
     assert_eq!(engine.lookup(&fresh).map(|id| id.slot), Some(ids[1].slot));
 }
@@ -71,7 +85,7 @@ fn a_link_that_does_not_exist_carries_nothing() {
     let mut engine = Engine::new(config(&Setup::default()), [1; 32]);
     let nowhere = LinkId(7);
     let agreed = agreed(&Setup::default(), 1, 2);
-    let accepted = engine.accept(Instant::ZERO, key(), nowhere, HOP, &agreed, ListenerId(0));
+    let accepted = engine.accept(Instant::ZERO, key(), nowhere, HOP, &agreed, Opened::To(ListenerId(0)));
     assert_eq!(accepted, Err(Reason::NoRoute));
     assert_eq!(engine.connect(Instant::ZERO, key(), nowhere, None), Err(Reason::NoRoute));
 }
@@ -81,7 +95,9 @@ fn a_slot_that_changes_links_sends_on_its_new_one_alone() {
     let links = vec![config(&Setup::default()).links[0]; 2];
     let mut engine = Engine::new(EngineConfig { links, ..config(&Setup::default()) }, [1; 32]);
     let agreed = agreed(&Setup::default(), 1, 2);
-    let first = engine.accept(Instant::ZERO, key(), LINK, HOP, &agreed, ListenerId(0)).expect("a free slot");
+    let first = engine
+        .accept(Instant::ZERO, key(), LINK, HOP, &agreed, Opened::To(ListenerId(0)))
+        .expect("a free slot");
     // It waits to send when it ends, and its slot goes to a flow of the other link.
     engine.flow(first).expect("the flow").finish();
     engine.evict(first, Reason::Evicted);

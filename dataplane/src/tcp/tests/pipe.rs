@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::Reason;
-use crate::shard::{Event, FlowId, ListenerId};
+use crate::shard::{Event, FlowId, ListenerId, Opened};
 use crate::time::Instant;
 use crate::wire::{Agreed, AgreedTimestamps, Flags, FlowKey, LinkId, Mac, Options, Outgoing, Segment, Seq};
 
@@ -181,7 +181,9 @@ impl Pipe {
         let mut ends =
             [Engine::new(config(&setup), [seed as u8; 32]), Engine::new(config(&setup), [!seed as u8; 32])];
         let accept = |engine: &mut Engine, key, iss, irs| {
-            engine.accept(now, key, LINK, HOP, &agreed(&setup, iss, irs), ListenerId(0)).expect("a free slot")
+            engine
+                .accept(now, key, LINK, HOP, &agreed(&setup, iss, irs), Opened::To(ListenerId(0)))
+                .expect("a free slot")
         };
         let ids = [accept(&mut ends[0], here, one, two), accept(&mut ends[1], there, two, one)];
         // A first ACK in each direction tells the windows, as the end of a handshake does.

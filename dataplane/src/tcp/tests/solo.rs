@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::Reason;
-use crate::shard::{Event, FlowId, ListenerId};
+use crate::shard::{Event, FlowId, ListenerId, Opened};
 use crate::time::Instant;
 use crate::wire::{Flags, FlowKey, Seq};
 
@@ -40,7 +40,8 @@ impl Solo {
         let mut engine = Engine::new(config, [7; 32]);
         let now = Instant::from_millis(10_000);
         let agreed = agreed(&setup, ISS, IRS);
-        let id = engine.accept(now, key(), LINK, HOP, &agreed, ListenerId(3)).expect("a free slot");
+        let id =
+            engine.accept(now, key(), LINK, HOP, &agreed, Opened::To(ListenerId(3))).expect("a free slot");
         let timestamps = setup.timestamps.then_some((1, 1));
         let mut solo = Solo { engine, id, now, key: key(), window: 0xffff >> setup.scale, timestamps };
         solo.peer(0, 0, Flags::ACK, b"").expect("the first ACK");
