@@ -9,7 +9,7 @@ use crate::appliance::Appliance;
 use crate::check::{Context, Outcome, Report, ensure, wait_for};
 use crate::nodes::{CHAIN_BLOCKS, Node, NodeSetup, Peer};
 use crate::privacy;
-use crate::site::{CHIA_PORT, PRIVATE_V4, PUBLIC_V4, Site, counted};
+use crate::site::{CHIA_PORT, OUTER_V4, PRIVATE_V4, PUBLIC_V4, Site, counted};
 
 /// A long sync of the test chain takes half a minute of a quiet machine's time.
 pub const SYNC: Duration = Duration::from_secs(240);
@@ -59,6 +59,46 @@ pub fn run(report: &mut Report) {
         let appliance = site.appliance(PUBLIC_V4, "10.2.0.2", "transparent")?;
         privacy::holds(&mut site, &appliance, false)
     });
+    report.case("inspected-egress", || inspected_egress(&mut site));
+}
+
+/// The node behind dials a real one outside, and its way out is inspected: it gets that one's blocks, sees it as whom it would
+/// see if that one came, and shows nobody its own identity.
+fn inspected_egress(site: &mut Site) -> Outcome {
+    let egress = "[egress]\nport = \"public\"\ninspect = true\n";
+    let appliance = site.appliance_with(PUBLIC_V4, "10.2.0.2", "snat", egress)?;
+    let told = |failure| format!("{failure}\nstatus: {:?}\n{}", appliance.status(), appliance.log());
+    let setup = NodeSetup { preload: CHAIN_BLOCKS, farms: true, ..NodeSetup::default() };
+    let mut far = Node::start(&site.outer, site.scratch.path(), "far", setup)?;
+    // More of the chain than the node behind has by now.
+    let have = site.node.state()?["height"].as_u64().context("a height")?;
+    let height = far.farm((have + 3).saturating_sub(CHAIN_BLOCKS - 1))?;
+    site.node.connect(OUTER_V4, CHIA_PORT).map_err(told)?;
+    site.node.reach(height, GOSSIP, || Ok(())).map_err(told)?;
+    let seen = site.node.connections(1)?;
+    ensure(seen[0]["host"] == OUTER_V4 && seen[0]["outbound"] == true, || format!("it sees {}", seen[0]))?;
+    let shown = far.connections(1)?;
+    ensure(shown[0]["host"] == PUBLIC_V4, || format!("outside {} is seen", shown[0]))?;
+    ensure(shown[0]["node_id"] != site.node.id(), || "its own identity went outside".to_owned())?;
+    ensure(seen[0]["node_id"] != far.id(), || "the peer's own identity came in".to_owned())?;
+    let outbound = seen[0]["node_id"].clone();
+    let status = appliance.status()?;
+    ensure(status["egress"]["nodes"][0]["inspected"] == 1, || format!("status: {}", status["egress"]))?;
+    let events = appliance.ask(&["events"])?;
+    ensure(events.contains("outbound from inner to 10.1.0.2:8444"), || events.clone())?;
+    // Blocks come by it in both directions.
+    let height = site.node.farm(1)?;
+    far.reach(height, GOSSIP, || Ok(())).map_err(told)?;
+    // It closes, the peer comes itself, and is the same one.
+    appliance.ask(&["egress", "close", "inner"])?;
+    far.connections(0)?;
+    far.connect(PUBLIC_V4, CHIA_PORT).map_err(told)?;
+    let inbound = site.node.connections(1)?[0]["node_id"].clone();
+    ensure(inbound == outbound, || format!("{outbound} when it is dialled, {inbound} when it comes"))?;
+    // A second connection with it, now from inside, is refused.
+    appliance.ask(&["egress", "open", "inner"])?;
+    ensure(site.node.connect(OUTER_V4, CHIA_PORT).is_err(), || "two connections with one peer".to_owned())?;
+    wait_for("the reason", GOSSIP, || Ok((counted(&appliance.status()?, "duplicate_id") > 0).then_some(())))
 }
 
 /// A peer is refused for one of `reasons`, and the node hears nothing of it.

@@ -86,6 +86,17 @@ impl Site {
     /// Starts the appliance with one Chia listener on the public address `listener`; `node_address` says how it reaches
     /// the node, `source` what the node sees.
     pub fn appliance(&self, listener: &str, node_address: &str, source: &str) -> Outcome<Appliance> {
+        self.appliance_with(listener, node_address, source, "")
+    }
+
+    /// The same with more sections.
+    pub fn appliance_with(
+        &self,
+        listener: &str,
+        node_address: &str,
+        source: &str,
+        more: &str,
+    ) -> Outcome<Appliance> {
         let secret = self.scratch.path().join("fleet-secret");
         std::fs::write(&secret, "7d".repeat(32)).context("writing a secret")?;
         std::fs::set_permissions(&secret, Permissions::from_mode(0o600)).context("protecting a secret")?;
@@ -104,7 +115,7 @@ impl Site {
              [[listener]]\nname = \"peers\"\nport = \"public\"\naddress = {listener:?}\nlocal_port = {CHIA_PORT}\nprotocol = \"chia\"\n\
              network = \"testnet0\"\ntypes = [\"full_node\"]\npool = \"front\"\n\n\
              [pool.front]\nsource = {source:?}\nnodes = [\"inner={node_address}:{CHIA_PORT}\"]\n\n\
-             [identity]\nsecret = {secret:?}\nown_nodes = [{:?}]\n",
+             [identity]\nsecret = {secret:?}\nown_nodes = [{:?}]\n\n{more}",
             self.node.id(),
         );
         let appliance = Appliance::start(&self.boxed, &self.scratch, &sections)?;

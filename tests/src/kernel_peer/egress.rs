@@ -1,8 +1,10 @@
 //! The way out with kernels at both ends: a node's own connections to the world through the appliance, and what the world
 //! tries in the other direction.
 
+use std::fs::Permissions;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use super::wires::{both, tap_is_possible, xdp_is_possible};
@@ -10,6 +12,7 @@ use crate::appliance::{Appliance, PortSetup, Scratch};
 use crate::check::{Context, Outcome, Report, ensure, wait_for};
 use crate::pattern::{expect, expect_end, send};
 use crate::rig::Namespace;
+use crate::site::CHIA_PORT;
 
 /// How long any step may take.
 const SOON: Duration = Duration::from_secs(20);
@@ -47,11 +50,12 @@ const ROUNDS: [Round; 6] = [
 /// A case by name.
 type Case = (&'static str, fn(&Way) -> Outcome);
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     ("connects-and-carries", connects_and_carries),
     ("datagrams", datagrams),
     ("nothing-comes-in", nothing_comes_in),
     ("nobody-dials-ourselves", nobody_dials_ourselves),
+    ("inspected", inspected),
     ("closes-and-opens", closes_and_opens),
 ];
 
@@ -116,7 +120,8 @@ impl Way {
             inner.veth_queues("lan", &boxed, &ports[1].device, queues)?;
         }
         let scratch = Scratch::new("egress")?;
-        let mut appliance = Appliance::start(&boxed, &scratch, &sections(round, &ports))?;
+        let secret = secret(&scratch)?;
+        let mut appliance = Appliance::start(&boxed, &scratch, &sections(round, &ports, &secret))?;
         if round.driver == "tap" {
             for (port, namespace, name) in [(&ports[0], &outer, "wan"), (&ports[1], &inner, "lan")] {
                 boxed.give(&port.device, namespace)?;
@@ -156,7 +161,15 @@ impl Way {
     }
 }
 
-fn sections(round: Round, ports: &[PortSetup; 2]) -> String {
+/// A fleet's secret, in a file.
+fn secret(scratch: &Scratch) -> Outcome<String> {
+    let path = scratch.path().join("fleet-secret");
+    std::fs::write(&path, "5e".repeat(32)).context("writing a secret")?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).context("protecting a secret")?;
+    path.to_str().map(str::to_owned).context("a path")
+}
+
+fn sections(round: Round, ports: &[PortSetup; 2], secret: &str) -> String {
     let cores = match round.shards {
         1 => String::new(),
         shards => format!("[cores]\ndataplane = {:?}\n\n", (0..shards).collect::<Vec<_>>()),
@@ -166,7 +179,8 @@ fn sections(round: Round, ports: &[PortSetup; 2]) -> String {
         "{cores}{public}{}\
          [[listener]]\nname = \"relay\"\nport = \"public\"\nlocal_port = 5000\nprotocol = \"tcp\"\npool = \"nodes\"\n\n\
          [pool.nodes]\nnodes = [\"n={NODE}:5001 protected\"]\n\n\
-         [egress]\nport = \"public\"\nports = \"{}-{}\"\nports_per_node = 256\nallow = [\"any\"]\n\
+         [identity]\nsecret = {secret:?}\n\n\
+         [egress]\nport = \"public\"\nports = \"{}-{}\"\nports_per_node = 256\nallow = [\"any\"]\ninspect = true\n\
          node.n.access = \"open\"\nnode.n.addresses = [\"{NODE_V6}\"]\n",
         ports[1].section(),
         SHOWN.start(),
@@ -288,6 +302,73 @@ fn nobody_dials_ourselves(way: &Way) -> Outcome {
         ensure(error.kind() != ErrorKind::TimedOut, || format!("{to}: the node was not told: {error}"))?;
     }
     Ok(())
+}
+
+/// What the node begins at a Chia peer ends in the appliance, which dials the peer by itself and asks it first; what becomes of
+/// either side the other learns.
+fn inspected(way: &Way) -> Outcome {
+    let now = || way.exit("inspected");
+    for (to, ours) in [
+        (SocketAddr::from((WORLD, CHIA_PORT)), IpAddr::from(OURS)),
+        (SocketAddr::from((WORLD_V6, CHIA_PORT)), IpAddr::from(Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1))),
+    ] {
+        let sessions = way.exit("opened")?;
+        let listener = way.outer.enter(|| TcpListener::bind(to).context("listening"))?;
+        let (mut node, mut world) = dialled(way, &listener, to)?;
+        let seen = world.peer_addr().context("an address")?;
+        ensure(seen.ip() == ours && !SHOWN.contains(&seen.port()), || format!("the world sees {seen}"))?;
+        let mut begins = [0; 3];
+        world.read_exact(&mut begins).context("what the peer is told first")?;
+        ensure(begins == [22, 3, 1], || format!("the peer is told {begins:?}"))?;
+        ensure(now()? == 1, || format!("{:?} connections are inspected", now()))?;
+        // The peer is no node: whatever it says, the node hears none of it.
+        world.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").context("answering")?;
+        let heard = rest(&mut node)?;
+        ensure(heard.is_empty(), || format!("the node heard {heard:?}"))?;
+        // Nobody is there.
+        drop((listener, world));
+        let mut node = hello(way, to)?;
+        let heard = rest(&mut node)?;
+        ensure(heard.is_empty(), || format!("a peer that is not there answers {heard:?}"))?;
+        // The way out closes.
+        let listener = way.outer.enter(|| TcpListener::bind(to).context("listening"))?;
+        let (mut node, mut world) = dialled(way, &listener, to)?;
+        way.appliance.ask(&["egress", "close", "n"])?;
+        rest(&mut node)?;
+        rest(&mut world)?;
+        wait_for("nothing is inspected any more", SOON, || Ok((now()? == 0).then_some(())))?;
+        ensure(way.exit("opened")? == sessions, || "something was passed on".to_owned())?;
+        way.appliance.ask(&["egress", "open", "n", "--for", "1h"])?;
+        wait_for("it is open", SOON, || Ok(way.pair(SocketAddr::from((WORLD, 0))).ok()))?;
+    }
+    Ok(())
+}
+
+/// What is still to be heard on a connection until its end, which has to come.
+fn rest(stream: &mut TcpStream) -> Outcome<Vec<u8>> {
+    let mut heard = Vec::new();
+    match stream.read_to_end(&mut heard) {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Err(format!("the connection lives, and said {heard:?}"))
+        }
+        _ => Ok(heard),
+    }
+}
+
+/// The node connects to a peer and begins TLS.
+fn hello(way: &Way, to: SocketAddr) -> Outcome<TcpStream> {
+    let mut node = way.inner.enter(|| TcpStream::connect_timeout(&to, SOON).context("connecting"))?;
+    node.set_read_timeout(Some(SOON)).context("a deadline")?;
+    node.write_all(&[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3]).context("a hello")?;
+    Ok(node)
+}
+
+/// The same with the connection that reaches the peer.
+fn dialled(way: &Way, listener: &TcpListener, to: SocketAddr) -> Outcome<(TcpStream, TcpStream)> {
+    let node = hello(way, to)?;
+    let world = accept(listener)?;
+    world.set_read_timeout(Some(SOON)).context("a deadline")?;
+    Ok((node, world))
 }
 
 /// What the operator closes ends, and the node learns it; what is opened works.
