@@ -5,7 +5,9 @@
 //! module per figure, and they too let the contestants take turns. Speed is judged as a ratio to the peer, never as an
 //! absolute, and in processor time, so that a noisy neighbour hits both.
 
+pub mod bare;
 pub mod bulk;
+pub mod deny;
 pub mod figures;
 pub mod flood_heap;
 pub mod flows;
@@ -95,6 +97,12 @@ const fn over_rig(
 pub const FIGURES: &[Entry] = &[
     memory("syn-ack-memory", "SYNs answered by a shard, in memory, against smoltcp's resets", |quick| {
         Box::new(syn_ack::SynAck::new(if quick { 200_000 } else { 1_000_000 }))
+    }),
+    memory("syn-ack-bare", "SYNs answered by a shard, in memory, against the least that takes", |quick| {
+        Box::new(bare::Bare::new(if quick { 200_000 } else { 1_000_000 }))
+    }),
+    memory("deny-lookup", "sources looked up in a list of 100,000 prefixes, against 10 ns", |quick| {
+        Box::new(deny::DenyLookup::new(if quick { 2_000_000 } else { 10_000_000 }))
     }),
     memory("bulk-memory", "one stream from engine to engine, in memory, against smoltcp", |quick| {
         Box::new(bulk::Bulk::new(if quick { 256 << 20 } else { 1 << 30 }))
