@@ -52,11 +52,9 @@ pub fn nat(settings: &Settings<'_>) -> Outcome<Answer> {
     })?;
     // Held against the kernel alone; the other driver is for the note.
     let result = values.result("egress-nat", "packets/s/core", Better::More, 0.7, &worlds[..2]);
-    let mut other = values.of(2).to_vec();
-    other.sort_by(f64::total_cmp);
-    let other = other.get(other.len() / 2).copied().unwrap_or(0.0);
+    let other = values.beside(2, &worlds);
     let note = format!(
-        "UDP of 64 bytes, {} sessions, best of {} rates; by AF_PACKET {other:.0}",
+        "UDP of 64 bytes, {} sessions, best of {} rates; {other}",
         usize::from(PORTS) * usize::from(HOSTS),
         ladder.len()
     );

@@ -80,6 +80,11 @@ impl Rounds {
         self.0.get(&index).map_or(&[], Vec::as_slice)
     }
 
+    /// The median of a contestant that is for the note alone, in words.
+    pub fn beside(&self, index: usize, worlds: &[World]) -> String {
+        format!("{} {:.0}", worlds[index].contestant.name(), median(self.of(index).to_vec()))
+    }
+
     /// The first world's values against the best of the others'.
     pub fn result(&self, name: &str, unit: &str, better: Better, bar: f64, worlds: &[World]) -> Result {
         let middle = |index: &usize| median(self.of(*index).to_vec());

@@ -18,7 +18,7 @@ use crate::report::{Better, Measured};
 use crate::rig::contestant::{CHIA, NODES};
 use crate::rig::peers::{Session, identities};
 use crate::rig::station::Stations;
-use crate::rig::{Contestant, Link, OUTSIDE, World, pin};
+use crate::rig::{Contestant, Driver, Link, OUTSIDE, World, pin};
 use crate::{Answer, Settings};
 
 /// Peers at one time.
@@ -37,7 +37,13 @@ pub fn fresh(settings: &Settings<'_>) -> Outcome<Answer> {
 }
 
 fn run(name: &'static str, fresh: bool, bar: f64, settings: &Settings<'_>) -> Outcome<Answer> {
-    let worlds = match worlds(&on(Link::Frames, [Contestant::Pairs, Contestant::HaproxyTls]), settings)? {
+    let worlds = match worlds(
+        &on(
+            Link::Frames,
+            [Contestant::Pairs(Driver::AfXdp), Contestant::HaproxyTls, Contestant::Pairs(Driver::AfPacket)],
+        ),
+        settings,
+    )? {
         Ok(worlds) => worlds,
         Err(skipped) => return Ok(skipped),
     };
@@ -71,9 +77,10 @@ fn run(name: &'static str, fresh: bool, bar: f64, settings: &Settings<'_>) -> Ou
         }));
         Ok(done as f64 / cost)
     })?;
-    let result = values.result(name, "pairs/s/core", Better::More, bar, &worlds).noting(format!(
-        "{PEERS} at a time, {}",
-        if fresh { "each with an id never seen before" } else { "200 peers that come again and again" }
+    let result = values.result(name, "pairs/s/core", Better::More, bar, &worlds[..2]).noting(format!(
+        "{PEERS} at a time, {}; {}",
+        if fresh { "each with an id never seen before" } else { "200 peers that come again and again" },
+        values.beside(2, &worlds),
     ));
     Ok(Answer::Measured(Box::new(Measured { result, raw: json!(raw), plots: vec![] })))
 }

@@ -12,7 +12,7 @@ use crate::report::{Better, Measured, Result};
 use crate::rig::contestant::{CHIA, NODES};
 use crate::rig::peers::{Session, identities};
 use crate::rig::station::Stations;
-use crate::rig::{Contestant, Link, OUTSIDE, World};
+use crate::rig::{Contestant, Driver, Link, OUTSIDE, World};
 use crate::{Answer, Settings};
 
 /// What an idle session may take, in bytes.
@@ -22,7 +22,10 @@ const FEW: usize = 64;
 
 /// The figure.
 pub fn run(settings: &Settings<'_>) -> Outcome<Answer> {
-    let worlds = match worlds(&on(Link::Frames, [Contestant::Pairs, Contestant::HaproxyTls]), settings)? {
+    let worlds = match worlds(
+        &on(Link::Frames, [Contestant::Pairs(Driver::AfPacket), Contestant::HaproxyTls]),
+        settings,
+    )? {
         Ok(worlds) => worlds,
         Err(skipped) => return Ok(skipped),
     };

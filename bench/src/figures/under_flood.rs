@@ -46,7 +46,7 @@ struct Turn {
 /// The figure.
 pub fn run(settings: &Settings<'_>) -> Outcome<Answer> {
     let contestants = [
-        Contestant::Hedgerow(Driver::AfPacket),
+        Contestant::Hedgerow(Driver::AfXdp),
         Contestant::Kernel,
         Contestant::SynProxy,
         Contestant::Haproxy,

@@ -65,7 +65,7 @@ pub enum Contestant {
     /// This project, as a `chia` listener over AF_PACKET, with its default limits.
     Chia,
     /// The same in front of many nodes and without quotas, so that nothing but its own speed holds it up.
-    Pairs,
+    Pairs(Driver),
     /// This project, its listener for the application.
     Backend(Driver),
     /// This project with a way out for the node.
@@ -92,7 +92,8 @@ impl Contestant {
         match self {
             Contestant::Hedgerow(driver) => format!("Hedgerow, {}", driver.name()),
             Contestant::Governed => "Hedgerow, policy".into(),
-            Contestant::Chia | Contestant::Pairs => "Hedgerow, chia".into(),
+            Contestant::Chia => "Hedgerow, chia".into(),
+            Contestant::Pairs(driver) => format!("Hedgerow, chia, {}", driver.name()),
             Contestant::HaproxyTls => "HAProxy TLS both ways".into(),
             Contestant::Backend(driver) | Contestant::WayOut(driver) => {
                 format!("Hedgerow, {}", driver.name())
@@ -132,9 +133,8 @@ impl Contestant {
 
     /// Whether the kernel of the box owns its addresses.
     pub fn on_kernel(self) -> bool {
-        let ours = [Contestant::Governed, Contestant::Chia, Contestant::Pairs];
-        !matches!(self, Contestant::Hedgerow(_) | Contestant::Backend(_) | Contestant::WayOut(_))
-            && !ours.contains(&self)
+        use Contestant::{Backend, Chia, Governed, Hedgerow, Pairs, WayOut};
+        !matches!(self, Governed | Chia | Pairs(_) | Hedgerow(_) | Backend(_) | WayOut(_))
     }
 }
 
@@ -183,15 +183,15 @@ pub fn start(
             let text = sections(Driver::AfPacket, public, private) + "[policy]\nfile = \"policy.toml\"\n";
             Appliance::start_tethered(boxed, scratch, &text).map(Running::Appliance)
         }
-        Contestant::Chia | Contestant::Pairs => {
+        Contestant::Chia | Contestant::Pairs(_) => {
             let secret = scratch.path().join("secret");
             fs::write(&secret, "7d".repeat(32)).context("writing a secret")?;
             fs::set_permissions(&secret, Permissions::from_mode(0o600)).context("protecting a secret")?;
-            let (nodes, limits) = match contestant {
-                Contestant::Pairs => (NODES, PACE_AND_QUOTAS),
-                _ => (CHIA..CHIA + 1, ["", ""]),
+            let (driver, nodes, limits) = match contestant {
+                Contestant::Pairs(driver) => (driver, NODES, PACE_AND_QUOTAS),
+                _ => (Driver::AfPacket, CHIA..CHIA + 1, ["", ""]),
             };
-            let text = chia_sections(public, private, &secret, nodes, limits);
+            let text = chia_sections([public, private], driver, &secret, nodes, limits);
             Appliance::start_tethered(boxed, scratch, &text).map(Running::Appliance)
         }
         Contestant::Forward => boxed.shell("sysctl -qw net.ipv4.ip_forward=1").map(|_| Running::Rules),
@@ -226,8 +226,8 @@ pub fn sections(driver: Driver, public: &str, private: &str) -> String {
 
 /// Hedgerow's configuration in front of a Chia node: defaults wherever there are some.
 fn chia_sections(
-    public: &str,
-    private: &str,
+    [public, private]: [&str; 2],
+    driver: Driver,
     secret: &Path,
     nodes: std::ops::Range<u16>,
     [pace, quotas]: [&str; 2],
@@ -235,13 +235,14 @@ fn chia_sections(
     let nodes: Vec<String> = nodes.map(|port| format!("\"n{port}=10.2.0.2:{port}\"")).collect();
     format!(
         "[cores]\ndataplane = {core}\n\n\
-         [port.public]\ndevice = \"{public}\"\ndriver = \"af-packet\"\naddress = [\"10.1.0.1/24\"]\ngateway = [\"10.1.0.2\"]\n\n\
-         [port.private]\ndevice = \"{private}\"\ndriver = \"af-packet\"\naddress = [\"10.2.0.1/24\"]\n\n\
+         [port.public]\ndevice = \"{public}\"\ndriver = \"{driver}\"\naddress = [\"10.1.0.1/24\"]\ngateway = [\"10.1.0.2\"]\n\n\
+         [port.private]\ndevice = \"{private}\"\ndriver = \"{driver}\"\naddress = [\"10.2.0.1/24\"]\n\n\
          [[listener]]\nname = \"peers\"\nport = \"public\"\nlocal_port = {CHIA}\nprotocol = \"chia\"\n\
          network = \"testnet0\"\ntypes = [\"full_node\"]\npool = \"front\"\n\n\
          [pool.front]\nnodes = [{nodes}]\n{pace}\n\
          [identity]\nsecret = {secret:?}\n\n{quotas}",
         core = box_core(),
+        driver = driver.name(),
         nodes = nodes.join(", "),
     )
 }

@@ -155,7 +155,7 @@ impl World {
         match self.contestant {
             Contestant::SynProxy => SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 2), SERVICE),
             Contestant::Forward => SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 2), CHIA),
-            Contestant::Chia | Contestant::Pairs | Contestant::HaproxyTls => {
+            Contestant::Chia | Contestant::Pairs(_) | Contestant::HaproxyTls => {
                 SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), CHIA)
             }
             _ => SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), SERVICE),
