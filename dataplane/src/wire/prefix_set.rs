@@ -1,8 +1,8 @@
 //! A set of prefixes that is asked for the longest one covering an address: bans, friends.
 //!
 //! The prefixes of each family are flattened into ranges that do not overlap, sorted by their first address, each with the
-//! longest prefix that covers it. A look-up is a search by halves, begun at a table of the first sixteen bits; it allocates
-//! nothing. A hundred thousand IPv4 prefixes take some two megabytes. A set never changes: make another one.
+//! longest prefix that covers it. A look-up begins at a table of the first sixteen bits, and compares the few ranges there or
+//! searches them by halves; it allocates nothing. A hundred thousand IPv4 prefixes take some two megabytes. A set never changes: make another one.
 
 use super::{Address, Prefix};
 
@@ -10,6 +10,9 @@ use super::{Address, Prefix};
 const NONE: u32 = u32::MAX;
 /// With fewer ranges than this, the table of the first bits is not worth its quarter of a megabyte.
 const COARSE_FROM: usize = 256;
+
+/// So few ranges are all compared at once, without a branch that could be guessed wrong: faster than a search by halves.
+const TOGETHER: usize = 8;
 
 /// The ranges of one family.
 #[derive(Clone, Debug)]
@@ -42,7 +45,13 @@ impl<N: Copy + Ord> Ranges<N> {
             Some(&[low, high]) => (low as usize, high as usize),
             _ => (0, self.starts.len()),
         };
-        let within = self.starts.get(low..high)?.partition_point(|&start| start <= address);
+        let within = match self.starts.get(low..low + TOGETHER) {
+            // Those from `high` on begin behind the address: their first bits are greater.
+            Some(near) if high - low <= TOGETHER => {
+                near.iter().map(|&start| usize::from(start <= address)).sum()
+            }
+            _ => self.starts.get(low..high)?.partition_point(|&start| start <= address),
+        };
         let owner = *self.owners.get((low + within).checked_sub(1)?)?;
         (owner != NONE).then_some(owner)
     }
