@@ -212,7 +212,7 @@ pub fn sections(driver: Driver, public: &str, private: &str) -> String {
     let nodes: Vec<String> = NODES.map(|port| format!("\"n{port}=10.2.0.2:{port}\"")).collect();
     format!(
         "[cores]\ndataplane = {core}\n\n\
-         [port.public]\ndevice = \"{public}\"\ndriver = \"{driver}\"\naddress = [\"10.1.0.1/24\"]\ngateway = [\"10.1.0.2\"]\n\n\
+         [port.public]\ndevice = \"{public}\"\ndriver = \"{driver}\"\naddress = [\"10.1.0.1/16\"]\ngateway = [\"10.1.0.2\"]\n\n\
          [port.private]\ndevice = \"{private}\"\ndriver = \"{driver}\"\naddress = [\"10.2.0.1/24\"]\n\n\
          [[listener]]\nname = \"service\"\nport = \"public\"\nlocal_port = {SERVICE}\nprotocol = \"tcp\"\npool = \"nodes\"\n\n\
          [pool.nodes]\nnodes = [{nodes}]\ndials_per_second = 1000\nslots = 100000\n\n\
@@ -235,7 +235,7 @@ fn chia_sections(
     let nodes: Vec<String> = nodes.map(|port| format!("\"n{port}=10.2.0.2:{port}\"")).collect();
     format!(
         "[cores]\ndataplane = {core}\n\n\
-         [port.public]\ndevice = \"{public}\"\ndriver = \"{driver}\"\naddress = [\"10.1.0.1/24\"]\ngateway = [\"10.1.0.2\"]\n\n\
+         [port.public]\ndevice = \"{public}\"\ndriver = \"{driver}\"\naddress = [\"10.1.0.1/16\"]\ngateway = [\"10.1.0.2\"]\n\n\
          [port.private]\ndevice = \"{private}\"\ndriver = \"{driver}\"\naddress = [\"10.2.0.1/24\"]\n\n\
          [[listener]]\nname = \"peers\"\nport = \"public\"\nlocal_port = {CHIA}\nprotocol = \"chia\"\n\
          network = \"testnet0\"\ntypes = [\"full_node\"]\npool = \"front\"\n\n\

@@ -2,7 +2,7 @@
 //! with an event loop of its own, so that thousands of connections cost no thread each.
 
 use std::mem::MaybeUninit;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 use super::pin;
+use super::world::sources;
 
 /// What a server does with what it receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,8 +280,8 @@ struct Attempt {
 pub fn clients(namespace: &Namespace, load: Load, length: Duration, core: usize) -> Outcome<Tally> {
     namespace.enter(move || {
         pin(None, core)?;
-        Clients { load, watch: Loop::new()?, attempts: Slots::new(), begun: 0, tally: Tally::default() }
-            .run(length)
+        let (watch, attempts, tally) = (Loop::new()?, Slots::new(), Tally::default());
+        Clients { load, watch, attempts, begun: 0, sources: sources().collect(), tally }.run(length)
     })
 }
 
@@ -289,6 +290,7 @@ struct Clients {
     watch: Loop,
     attempts: Slots<Attempt>,
     begun: usize,
+    sources: Vec<Ipv4Addr>,
     tally: Tally,
 }
 
@@ -320,6 +322,8 @@ impl Clients {
     fn begin(&mut self) -> Outcome {
         self.begun += 1;
         let socket = stream_socket()?;
+        let from = self.sources[self.begun % self.sources.len()];
+        rustix::net::bind(&socket, &SocketAddrV4::new(from, 0)).context("an address of the client's")?;
         match rustix::net::connect(&socket, &self.load.target) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(_) => {

@@ -82,7 +82,7 @@ impl World {
             "ip link add wan address {} type bridge && ip link set wan up",
             mac_text(GATEWAY)
         ))?;
-        attacker.address("wan", &["10.1.0.2/24"])?;
+        attacker.address("wan", &["10.1.0.2/16"])?;
         // Attackers that finish handshakes have any address they like.
         attacker.shell("ip route add local 10.128.0.0/9 dev lo && ip route add 10.2.0.0/24 via 10.1.0.1")?;
         join(&attacker, &client, &name("cli"), &name("wan"), link)?;
@@ -260,6 +260,12 @@ impl World {
     }
 }
 
+/// Where clients come from: each address in a /24 of its own, since nobody is to be held back by what Hedgerow answers one of
+/// them at most.
+pub fn sources() -> impl Iterator<Item = Ipv4Addr> {
+    (1..=64).map(|network| Ipv4Addr::new(10, 1, network, 10))
+}
+
 /// Connects the client to the attacker's bridge.
 fn join(attacker: &Namespace, client: &Namespace, near: &str, far: &str, link: Link) -> Outcome {
     attacker.veth(near, client, far)?;
@@ -267,7 +273,8 @@ fn join(attacker: &Namespace, client: &Namespace, near: &str, far: &str, link: L
         serve(namespace, device, OUTSIDE, link)?;
     }
     attacker.shell(&format!("ip link set {near} master wan"))?;
-    let addresses: Vec<String> = (10..60).map(|host| format!("10.1.0.{host}/24")).collect();
+    let hosts = (10..60).map(|host| Ipv4Addr::new(10, 1, 0, host));
+    let addresses: Vec<String> = hosts.chain(sources()).map(|address| format!("{address}/16")).collect();
     client.address(far, &addresses.iter().map(String::as_str).collect::<Vec<_>>())?;
     client.shell("ip route add default via 10.1.0.1 && ip route add 10.128.0.0/9 via 10.1.0.2").map(drop)
 }
@@ -293,7 +300,7 @@ fn serve(namespace: &Namespace, device: &str, core: usize, link: Link) -> Outcom
 
 /// Addresses and settings of a box whose kernel answers.
 fn kernel_box(boxed: &Namespace, public: &str, private: &str) -> Outcome {
-    boxed.address(public, &["10.1.0.1/24"])?;
+    boxed.address(public, &["10.1.0.1/16"])?;
     boxed.address(private, &["10.2.0.1/24"])?;
     tune(boxed)?;
     boxed.shell(&format!(
