@@ -304,18 +304,25 @@ fn pool(pool: &Pool, watched: bool) -> PoolConfig {
         slots: pool.slots,
         node_slots: pool.node_slots.iter().map(|&(kind, slots)| (node_type(kind), slots)).collect(),
         watched,
+        peak: Arc::default(),
     }
 }
 
-/// What each listener makes of a connection. One RSA signature for the fleet's intermediate, and a leaf per service
-/// address, are made here.
-pub fn kinds(config: &Config, secret: &Secret, settings: &Settings) -> Result<Vec<Kind>, AssembleError> {
-    sessions(config, secret, settings).map(|(kinds, _)| kinds)
+/// What each listener makes of a connection, where the pools are those that [`pools`] made. One RSA signature for the fleet's
+/// intermediate, and a leaf per service address, are made here.
+pub fn kinds(
+    config: &Config,
+    pools: &[PoolConfig],
+    secret: &Secret,
+    settings: &Settings,
+) -> Result<Vec<Kind>, AssembleError> {
+    sessions(config, pools, secret, settings).map(|(kinds, _)| kinds)
 }
 
 /// The same, and what is made of connections that nodes begin, where some of them are inspected.
 pub fn sessions(
     config: &Config,
+    pools: &[PoolConfig],
     secret: &Secret,
     settings: &Settings,
 ) -> Result<(Vec<Kind>, Option<Outward>), AssembleError> {
@@ -325,7 +332,7 @@ pub fn sessions(
         held: held.clone(),
     };
     let budgets: Vec<gate::Budgets> = config.pools.iter().map(budget).collect();
-    let standards = standards(config);
+    let standards = standards(config, pools);
     let inspecting = config.egress.as_ref().filter(|way| way.inspects_any());
     let speaks = config.listeners.iter().any(|l| l.protocol == Protocol::Chia);
     let identities = match speaks || inspecting.is_some() {
@@ -355,15 +362,16 @@ pub fn sessions(
 }
 
 /// What messages are judged by beside the rules, for each pool: what one node shows to be true holds for all of its pool.
-fn standards(config: &Config) -> Vec<Standard> {
+fn standards(config: &Config, pools: &[PoolConfig]) -> Vec<Standard> {
     let usual = Standard::default();
-    let standard = |pool: &Pool| Standard {
+    let standard = |(pool, shared): (&Pool, &PoolConfig)| Standard {
         truth: Arc::default(),
+        peak: shared.peak.clone(),
         // Towards an address of the peer's own, a node limits itself.
         paces: !pool.source.is_transparent(),
         ..usual.clone()
     };
-    config.pools.iter().map(standard).collect()
+    config.pools.iter().zip(pools).map(standard).collect()
 }
 
 /// The queue's patience, and as many failed dials as anyone would wait for.

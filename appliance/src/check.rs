@@ -288,7 +288,8 @@ fn imported(config: &Config, identity: &Identity) -> Vec<(bool, String)> {
     let mut found = Vec::new();
     // Any secret will do: what is looked for is whether they can be read, and belong together.
     if let Ok(secret) = Secret::ephemeral()
-        && let Err(error) = assemble::kinds(config, &secret, &Settings::new(Clock::at(Duration::ZERO)))
+        && let settings = Settings::new(Clock::at(Duration::ZERO))
+        && let Err(error) = assemble::kinds(config, &assemble::pools(config), &secret, &settings)
     {
         found.push((true, format!("identity.certificate: {error}")));
     }

@@ -93,8 +93,8 @@ impl Device {
     /// A device for a site, with several cores and a policy.
     pub fn new(site: Site, shards: u16, government: Option<Government>) -> Result<Device, String> {
         let clock = Clock::at(site.unix);
-        let kind = gate(&site, &clock).map_err(|error| error.to_string())?;
         let config = config(&site);
+        let kind = gate(&site, &clock, &config.pools[0]).map_err(|error| error.to_string())?;
         let commons = Commons::new(&config, shards, Box::new(|_| {}), Instant::ZERO);
         let exchange = (shards > 1).then(|| {
             let links = [&site.public, &site.private];
@@ -132,6 +132,13 @@ impl Device {
         Ok(Device { cores, fans, clock, unix, passed, now: Instant::ZERO, government, turn: 0, commons })
     }
 
+    /// What passed the sessions of all cores.
+    pub fn passed(&self) -> Passed {
+        let mut passed = Passed::default();
+        self.passed.iter().for_each(|one| passed.absorb(&one.get()));
+        passed
+    }
+
     /// What the cores share: pools and nodes can be changed through it.
     pub fn commons(&self) -> &Arc<Commons> {
         &self.commons
@@ -160,14 +167,15 @@ fn place(
 }
 
 /// The one listener: everything as an operator would have it, randomness from the world.
-fn gate(site: &Site, clock: &Arc<Clock>) -> Result<Kind, SetupError> {
+fn gate(site: &Site, clock: &Arc<Clock>, pool: &PoolConfig) -> Result<Kind, SetupError> {
     let settings = Settings { provider: site.crypto.clone(), ..Settings::new(clock.clone()) };
     let authority = Authority::chia()?;
     let fleet = Fleet::new(&expand(site.seed, "fleet"), &authority)?;
     let credential = fleet.service(&authority, site.service.ip(), site.service.port())?;
     let acceptor = Acceptor::new(&settings, credential)?;
     let connector = Connector::new(&settings, None)?;
-    let gate = gate::Config::new(&site.network, acceptor, connector, fleet);
+    let mut gate = gate::Config::new(&site.network, acceptor, connector, fleet);
+    gate.standard.peak = pool.peak.clone();
     Ok(Kind::Gate(BTreeMap::from([(site.service.ip(), Arc::new(gate))])))
 }
 
@@ -260,8 +268,7 @@ impl Subject for Device {
     fn sample(&self) -> Sample {
         let mut sum = CoreStatistics::default();
         self.cores.iter().for_each(|core| sum.absorb(&core.statistics(self.now)));
-        let mut passed = Passed::default();
-        self.passed.iter().for_each(|one| passed.absorb(&one.get()));
+        let passed = self.passed();
         let strangers = self.cores.iter().flat_map(|core| core.shard().strangers());
         Sample {
             dataplane: sum.shard,

@@ -26,7 +26,7 @@ use std::time::Duration;
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::shard::Target;
 use hedgerow_dataplane::wire::{Address, LinkId};
-use hedgerow_policy::chia::NodeType;
+use hedgerow_policy::chia::{KnownPeak, NodeType};
 use hedgerow_policy::{DialFailure, PeerId};
 
 use duty::News;
@@ -85,6 +85,8 @@ pub struct PoolConfig {
     pub node_slots: Vec<(NodeType, u32)>,
     /// Light peers look at the nodes.
     pub watched: bool,
+    /// Where sessions look up the highest block that a node of the pool knows.
+    pub peak: Arc<KnownPeak>,
 }
 
 /// Who dials: a core's number for a session.

@@ -308,7 +308,9 @@ fn prepare(
     let randomness = || random().map_err(|e| RunError::System("randomness", e));
     let clock = Clock::at(unix_now());
     let settings = Settings::new(clock.clone());
-    let (kinds, outward) = assemble::sessions(config, secret, &settings).map_err(RunError::Assemble)?;
+    let pools: Vec<_> = commons.with(|books| books.pools.iter().map(|pool| pool.config().clone()).collect());
+    let made = assemble::sessions(config, &pools, secret, &settings);
+    let (kinds, outward) = made.map_err(RunError::Assemble)?;
     let shown = outward.iter().flat_map(Outward::ids);
     commons.with(|books| shown.for_each(|id| books.own(id)));
     let count = ports.len() as u16;

@@ -101,6 +101,8 @@ pub struct Passed {
     pub dropped: u64,
     /// Puzzle hashes and coins that peers registered for.
     pub subscriptions: u64,
+    /// Requests of peers for heights far above every peak that the nodes know.
+    pub beyond_peak: u64,
     /// Addresses in nodes' lists of peers that were not passed on.
     pub addresses_withheld: u64,
     /// Messages of peers that waited for the next minute, as the policy says.
@@ -119,6 +121,7 @@ impl Passed {
         self.shadowed += other.shadowed;
         self.dropped += other.dropped;
         self.subscriptions += other.subscriptions;
+        self.beyond_peak += other.beyond_peak;
         self.addresses_withheld += other.addresses_withheld;
         self.delayed += other.delayed;
     }
@@ -264,6 +267,7 @@ impl Counted {
         sum.shadowed += now.noted.shadowed - told.noted.shadowed;
         sum.dropped += now.noted.dropped - told.noted.dropped;
         sum.subscriptions += now.noted.subscriptions - told.noted.subscriptions;
+        sum.beyond_peak += now.noted.beyond_peak - told.noted.beyond_peak;
         sum.addresses_withheld += now.addresses_withheld - told.addresses_withheld;
         sum.delayed += now.noted.delayed - told.noted.delayed;
         self.passed.set(sum);

@@ -207,6 +207,8 @@ pub struct PassedStatus {
     pub dropped: u64,
     /// Puzzle hashes and coins that peers registered for.
     pub subscriptions: u64,
+    /// Requests of peers for heights far above every peak that the nodes know.
+    pub beyond_peak: u64,
     /// Addresses in nodes' lists of peers that were not passed on: they are not public.
     pub addresses_withheld: u64,
 }
@@ -513,6 +515,7 @@ impl From<Passed> for PassedStatus {
             shadowed: passed.shadowed,
             dropped: passed.dropped,
             subscriptions: passed.subscriptions,
+            beyond_peak: passed.beyond_peak,
             addresses_withheld: passed.addresses_withheld,
         }
     }

@@ -5,21 +5,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use hedgerow::lab::Device;
-use hedgerow::pool::health::Condition;
+use hedgerow::bans::{Bans, Rules as BanRules, Setup};
+use hedgerow::lab::{Device, Government};
+use hedgerow::pool::health::{Condition, Loss};
 use hedgerow::pool::node::Duty;
+use hedgerow::rules::Policy;
+use hedgerow::rules::slots::Slots;
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::wire::Mac;
 use hedgerow_lab::host::{Host, Place, socket};
 use hedgerow_lab::line::{self, Common};
 use hedgerow_lab::network::{Path, Side, World};
-use hedgerow_lab::node::{Fate, Happening, Node};
+use hedgerow_lab::node::{Fate, HEIGHT, Happening, Node};
 use hedgerow_lab::random::Random;
 use hedgerow_lab::site::{self, Ground, UNIX};
 use hedgerow_lab::visitor::{GoodPeer, Note};
 use hedgerow_lab::{Subject, crypto, seeds};
+use hedgerow_policy::Reason;
+use hedgerow_policy::chia::{BEYOND_PEAK_MAX, Schema};
+use hedgerow_policy::rules::{Action, Friends, Layer, ReasonRule, Rules, Stated};
 use hedgerow_policy::tls::Clock;
 use hedgerow_policy::tls::ca::Authority;
 use hedgerow_policy::tls::mint;
@@ -45,6 +52,10 @@ struct Scene {
 
 impl Scene {
     fn new(seed: u64) -> Scene {
+        Scene::governed(seed, None)
+    }
+
+    fn governed(seed: u64, government: Option<Government>) -> Scene {
         let mut random = Random::new(seed);
         let ground = Ground::v4(PORT);
         let common = Common { crypto: crypto::provider(random.next()), clock: Clock::at(UNIX) };
@@ -52,7 +63,7 @@ impl Scene {
         let places = (0..NODES as u8).map(|n| Ipv4Addr::new(10, 20, 0, 10 + n));
         site.nodes = places.clone().map(|ip| SocketAddr::new(ip.into(), PORT)).collect();
         let mac = site.public_link.mac;
-        let device = Device::new(site, 1, None).expect("a device");
+        let device = Device::new(site, 1, government).expect("a device");
         let authority = Authority::chia().expect("an authority");
         let mut world = World::new(outside, inside, mac, random.next());
         let mut fates = Vec::new();
@@ -82,6 +93,10 @@ impl Scene {
 
     /// A peer comes and stays for so long.
     fn come(&mut self, stay: Duration) -> u32 {
+        self.visit(stay, |peer| peer)
+    }
+
+    fn visit(&mut self, stay: Duration, manner: impl FnOnce(GoodPeer) -> GoodPeer) -> u32 {
         let number = self.came.len() as u32 + 1;
         self.came.insert(number, self.world.now());
         let [_, b, c, d] = number.to_be_bytes();
@@ -102,7 +117,7 @@ impl Scene {
         let mut host = Host::new(place, now);
         let service = (self.ground.service.ip(), self.ground.service.port());
         assert!(host.connect(socket(1 << 16, 1 << 16, true), service, 40_000 + number as u16));
-        self.world.add(Side::Public, host, Box::new(peer), Path::clean(Duration::from_millis(20)));
+        self.world.add(Side::Public, host, Box::new(manner(peer)), Path::clean(Duration::from_millis(20)));
         number
     }
 
@@ -143,6 +158,11 @@ impl Scene {
 
     fn conditions(&self) -> Vec<Condition> {
         self.nodes().into_iter().map(|(condition, ..)| condition).collect()
+    }
+
+    /// The highest block that is known of the nodes.
+    fn known_peak(&self) -> Option<u32> {
+        self.device.commons().with(|books| books.pools[0].config().peak.get())
     }
 
     fn connected(&self, node: usize) -> u64 {
@@ -269,4 +289,62 @@ fn a_seed_repeats_every_frame_with_several_nodes() {
     };
     assert_eq!(fingerprint(3), fingerprint(3));
     assert_ne!(fingerprint(3), fingerprint(4));
+}
+
+/// A policy of one rule, in force at once.
+fn closing(reason: Reason) -> Government {
+    let rule = ReasonRule { action: Some(Stated { value: Action::Close, line: 1 }), shadow: None };
+    let layer = Layer { reasons: [(reason, rule)].into(), ..Layer::default() };
+    let rules = Rules::new(Schema::embedded(), layer, Vec::new(), Friends::default());
+    let bans = Bans::open(Setup {
+        rules: BanRules::default(),
+        file: None,
+        close: true,
+        shards: 1,
+        tell: Box::new(|_| {}),
+        clock: || 1_800_000_000,
+    });
+    let policy = Policy {
+        path: None,
+        text: String::new(),
+        rules: Arc::new(rules),
+        deny: Vec::new(),
+        allow: Default::default(),
+        friends: Arc::default(),
+        quotas: None,
+        slots: vec![Slots::default()],
+        fingerprint: 0,
+    };
+    let every = Duration::from_secs(3_600);
+    Government { bans: bans.expect("bans"), policies: vec![Arc::new(policy)], every, now: false }
+}
+
+#[test]
+fn who_asks_for_blocks_that_nobody_has_is_told_so_counted_and_ended_where_the_policy_says_so() {
+    let stay = Duration::from_secs(20);
+    let mut scene = Scene::new(11);
+    scene.rest(2_000);
+    assert!(scene.known_peak() >= Some(HEIGHT));
+    let astray = scene.visit(stay, GoodPeer::astray);
+    scene.go_on(30);
+    assert!(scene.left.contains(&astray) && scene.failed.is_empty(), "{:?}", scene.failed);
+    assert!(scene.device.passed().beyond_peak > 2 * BEYOND_PEAK_MAX);
+
+    let mut scene = Scene::governed(11, Some(closing(Reason::BeyondPeak)));
+    scene.rest(2_000);
+    let astray = scene.visit(stay, GoodPeer::astray);
+    scene.go_on(30);
+    let failed: Vec<u32> = scene.failed.keys().copied().collect();
+    assert_eq!((failed, &*scene.failed[&astray].1), (vec![astray], "closed with 1008"));
+    assert_eq!(scene.device.passed().beyond_peak, BEYOND_PEAK_MAX + 1);
+
+    // Where the light peers see no node, nothing is known, and nothing is judged.
+    let astray = scene.visit(stay, GoodPeer::astray);
+    scene.rest(2_000);
+    scene.device.commons().with(|books| {
+        (0..NODES).for_each(|node| books.pools[0].lost(scene.world.now(), node, Loss::Unreachable));
+    });
+    assert_eq!(scene.known_peak(), None);
+    scene.rest(30_000);
+    assert!(scene.left.contains(&astray), "{:?}", scene.failed.get(&astray));
 }

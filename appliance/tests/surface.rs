@@ -156,8 +156,8 @@ fn core(config: &Config) -> Core<Memory> {
     let abilities: Vec<_> = ports.iter().map(Port::abilities).collect();
     let secret = Secret::ephemeral().unwrap();
     let settings = Settings::new(Clock::at(std::time::Duration::from_secs(1_800_000_000)));
-    let kinds = assemble::kinds(config, &secret, &settings).unwrap();
     let core = assemble::core(config, &abilities, &secret, [7; 32], Place::alone());
+    let kinds = assemble::kinds(config, &core.pools, &secret, &settings).unwrap();
     let now = Instant::from_millis(1_000);
     Core::new(&core, Commons::alone(&core, now), ports, Box::new(Factory::new(kinds, 1)), now)
 }

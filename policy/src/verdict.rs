@@ -147,6 +147,10 @@ reasons! {
     /// The peer wants to be told of more puzzle hashes and coins than the policy's `subscriptions` allows; without one there is no such
     /// limit here, and a node takes no more than its own.
     Subscriptions = "subscriptions",
+    /// More than a few requests for blocks, headers or coins at heights that no node of the pool knows, far above the highest
+    /// peak: for nothing that exists. A node says no to each and goes on, so by default they pass and are counted; the
+    /// policy can end such a session. While no peak is known nothing is judged.
+    BeyondPeak = "beyond_peak",
     /// Windows for requests were set although both sides had not agreed on them, or a second time.
     WindowsUnexpected = "windows_unexpected",
 

@@ -9,10 +9,15 @@ use crate::random::Random;
 pub const REQUEST_BLOCK: u8 = 26;
 /// Answers it.
 pub const RESPOND_BLOCK: u8 = 27;
+/// Says that there is no such block.
+pub const REJECT_BLOCK: u8 = 28;
 /// Tells a wallet that there is no such header.
 pub const REJECT_HEADER_REQUEST: u8 = 53;
 /// Answers a request for peers.
 pub const RESPOND_PEERS: u8 = 44;
+
+/// No node of any world has a block from this height on.
+pub const NOWHERE: u32 = 1_000_000;
 
 /// A block's bytes, 2 to 12 kB as real ones are.
 pub fn block(height: u32) -> Vec<u8> {
@@ -44,6 +49,7 @@ pub fn answer(request: &Message) -> Option<Message> {
         Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     };
     let reply = match request.kind {
+        REQUEST_BLOCK if number(0)? >= NOWHERE => Message::new(REJECT_BLOCK, request.body.get(..4)?),
         REQUEST_BLOCK => Message::new(RESPOND_BLOCK, block(number(0)?)),
         number::REQUEST_BLOCKS => {
             let (first, last) = (number(0)?, number(4)?);

@@ -121,6 +121,8 @@ pub struct GoodPeer {
     asked: BTreeMap<u16, Message>,
     next_id: u16,
     messages: u32,
+    /// It asks only for blocks that nobody has.
+    astray: bool,
     leaving: Option<Instant>,
     /// All is said; the stack may finish until then.
     parting: Option<Instant>,
@@ -158,11 +160,18 @@ impl GoodPeer {
             asked: BTreeMap::new(),
             next_id: 0,
             messages: 0,
+            astray: false,
             leaving: None,
             parting: None,
             random,
             done: false,
         })
+    }
+
+    /// The same peer, but it asks only for blocks that nobody has, and is content with being told so.
+    #[must_use]
+    pub fn astray(self) -> Self {
+        GoodPeer { astray: true, ..self }
     }
 
     fn fail(&mut self, why: impl Into<String>, notes: &mut Vec<Note>) {
@@ -213,6 +222,7 @@ impl GoodPeer {
         self.next_id += 1;
         let height = self.random.below(u64::from(HEIGHT) - 40) as u32;
         let request = match self.random.below(8) {
+            _ if self.astray => chain::request_block(chain::NOWHERE + height, id),
             0 => chain::request_blocks(height, height + self.random.below(12) as u32, id),
             1 => {
                 self.line.send(&Message::new(number::REQUEST_PEERS, []));

@@ -99,6 +99,8 @@ impl Pool {
         let heaviest = (0..self.nodes.len())
             .filter_map(|node| Some(Best { node, peak: self.nodes[node].health.holds()? }))
             .max_by_key(|best| best.peak.weight);
+        let heights = self.nodes.iter().filter_map(|node| node.health.holds()).map(|peak| peak.height);
+        self.config.peak.set(heights.max());
         let peaks = heaviest.map(|best| self.nodes[best.node].health.peaks()).unwrap_or_default();
         for index in 0..self.nodes.len() {
             let node = &mut self.nodes[index];

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::body::{Body, Fault, Scratches};
 use super::conversation::{Answer, Conversation};
 use super::handshake::Handshake;
+use super::heights::{BEYOND_PEAK_MAX, HEIGHT_MARGIN, Heights, KnownPeak};
 use super::limits::{Limiter, Minute, Pacer, Tables};
 use super::message::Envelope;
 use super::messages::number;
@@ -83,13 +84,20 @@ pub struct Standard {
     pub scratches: Arc<Scratches>,
     /// Types for which our nodes have shown the schema to be wrong.
     pub truth: Arc<Truth>,
+    /// The highest block that the nodes know, against which requested heights are judged.
+    pub peak: Arc<KnownPeak>,
     /// Whether the node's messages are paced to the limits of the peer, since the node does not limit itself.
     pub paces: bool,
 }
 
 impl Default for Standard {
     fn default() -> Standard {
-        Standard { scratches: Scratches::new(SCRATCHES), truth: Arc::default(), paces: true }
+        Standard {
+            scratches: Scratches::new(SCRATCHES),
+            truth: Arc::default(),
+            peak: Arc::default(),
+            paces: true,
+        }
     }
 }
 
@@ -172,6 +180,8 @@ pub struct Noted {
     pub dropped: u64,
     /// Puzzle hashes and coins that the peer registered for.
     pub subscriptions: u64,
+    /// Requests for heights far above every peak that is known.
+    pub beyond_peak: u64,
     /// That waited for the next minute, as the rules say.
     pub delayed: u64,
 }
@@ -199,6 +209,7 @@ pub struct Inspector {
     /// What the peer was useful for since the host was told.
     credit: u32,
     subscriptions: Subscriptions,
+    heights: Heights,
     /// Until when the peer's messages wait because of a limit; zero if they do not.
     postponed: Instant,
     noted: Noted,
@@ -248,6 +259,7 @@ impl Inspector {
             unsolicited: 0,
             credit: 0,
             subscriptions: Subscriptions::default(),
+            heights: Heights::default(),
             postponed: Instant::ZERO,
             noted: Noted::default(),
             alarms: VecDeque::new(),
@@ -372,6 +384,8 @@ impl Inspector {
             ));
         }
         let schema = self.schema.clone();
+        let facts = schema.message(envelope.kind);
+        self.heights.ask(facts.filter(|facts| facts.is_request()).and_then(|facts| facts.height));
         let counted = self.limiter.count(now, self.table.from_peer(), self.tables(), envelope);
         if let Err(excess) = counted
             && let Some(judged) = self.rule(Reason::RateLimited, envelope, excess.into())?
@@ -383,7 +397,7 @@ impl Inspector {
         if answer == Answer::Solicited {
             self.credit += worth(envelope.kind);
         }
-        match schema.message(envelope.kind) {
+        match facts {
             Some(facts) if !facts.senders.is_empty() => self.known(envelope, facts, answer),
             _ if answer == Answer::Solicited => self.size(envelope, false),
             _ => self.unknown(now, envelope),
@@ -491,6 +505,7 @@ impl Inspector {
 
     /// A body of the peer's is whole and was judged; `last` is its last byte.
     pub fn whole(&mut self, envelope: &Envelope, last: u8) -> Result<(), Reason> {
+        self.in_reach(envelope)?;
         let added = self.subscriptions.note(envelope, last);
         self.noted.subscriptions += added;
         let count = self.subscriptions.count();
@@ -502,6 +517,21 @@ impl Inspector {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Counts a request for what lies far above every known peak, and judges it once there were many.
+    fn in_reach(&mut self, envelope: &Envelope) -> Result<(), Reason> {
+        let Some((wanted, known)) = self.heights.beyond(self.standard.peak.get()) else { return Ok(()) };
+        self.noted.beyond_peak += 1;
+        if self.noted.beyond_peak <= BEYOND_PEAK_MAX {
+            return Ok(());
+        }
+        let what = format!(
+            "height {wanted}, more than {HEIGHT_MARGIN} above the highest that is known, {known}; request number {} of that kind",
+            self.noted.beyond_peak
+        );
+        let found = Finding::new(what).limited("beyond_peak", BEYOND_PEAK_MAX);
+        self.rule(Reason::BeyondPeak, envelope, found).map(drop)
     }
 
     /// Whether a message of the peer's may go to the node now; an expensive request then counts as being worked on.
@@ -526,6 +556,13 @@ impl Inspector {
         self.conversation.work_until()
     }
 
+    /// The body of a message from the node with this envelope, to be judged as it comes; `None` if nothing is known of it.
+    pub fn begins(&mut self, envelope: &Envelope) -> Option<Body> {
+        let height = self.schema.message(envelope.kind).and_then(|facts| facts.height);
+        self.heights.say(envelope.kind, height);
+        self.body(envelope)
+    }
+
     /// A body with this envelope, to be judged as it comes; `None` if nothing is known of it.
     pub fn body(&self, envelope: &Envelope) -> Option<Body> {
         Body::of(&self.schema, envelope.kind, envelope.body)
@@ -538,6 +575,7 @@ impl Inspector {
         body: &mut Option<Body>,
         piece: &[u8],
     ) -> Result<(), Reason> {
+        self.heights.asking(piece);
         let Some(fault) = self.fault(body, piece) else { return Ok(()) };
         *body = None;
         let shadow =
@@ -598,6 +636,7 @@ impl Inspector {
 
     /// Judges a piece of a body from the node: what does not fit shows that the schema is wrong.
     pub fn learn(&mut self, envelope: &Envelope, body: &mut Option<Body>, piece: &[u8]) {
+        self.heights.saying(piece);
         let Some(fault) = self.fault(body, piece) else { return };
         *body = None;
         self.noted.odd += 1;

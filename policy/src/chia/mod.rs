@@ -6,6 +6,7 @@
 mod body;
 mod conversation;
 mod handshake;
+mod heights;
 mod inspect;
 mod limits;
 mod message;
@@ -18,6 +19,7 @@ mod version;
 pub use body::{Body, Fault, Flaw, Scratches};
 pub use conversation::{Answer, Conversation};
 pub use handshake::{Handshake, HandshakeError};
+pub use heights::{BEYOND_PEAK_MAX, HEIGHT_MARGIN, KnownPeak};
 pub use inspect::{Alarm, Inspector, Judged, Noted, Standard, Truth, Would};
 pub use limits::{Excess, Limiter, Minute, Pacer, Tables};
 pub use message::{Envelope, ID_HEADER_BYTES, Message, PLAIN_HEADER_BYTES, Scan};

@@ -23,7 +23,7 @@ pub(super) fn to_peer(reason: Reason) -> CloseFrame {
         | R::WsControlFlood => (close_code::PROTOCOL_ERROR, ""),
         R::WsTextFrame => (close_code::UNSUPPORTED, ""),
         R::WsTooLarge | R::MessageTooLarge => (close_code::TOO_BIG, ""),
-        R::RateLimited | R::Subscriptions | R::Unsolicited | R::TooSlow | R::Stalled => {
+        R::RateLimited | R::Subscriptions | R::BeyondPeak | R::Unsolicited | R::TooSlow | R::Stalled => {
             (close_code::POLICY_VIOLATION, "")
         }
         R::SlotsTaken

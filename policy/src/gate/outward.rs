@@ -112,7 +112,7 @@ impl Outbound {
         if early && (envelope.kind != number::HANDSHAKE || self.greeting.is_some()) {
             return Err(Reason::NodeProtocol);
         }
-        let body = back.inspector.as_deref().and_then(|inspector| inspector.body(&envelope));
+        let body = back.inspector.as_deref_mut().and_then(|inspector| inspector.begins(&envelope));
         self.message = match envelope.kind {
             number::HANDSHAKE | number::RESPOND_PEERS | number::RESPOND_PEERS_INTRODUCER => {
                 Message::Held { envelope, judge: body, header: Vec::new(), body: Vec::new() }

@@ -57,8 +57,14 @@ pub struct Response {
 }
 
 impl Response {
-    /// As a node does it.
-    pub(super) const CLOSE: Response = Response { action: Action::Close, shadow: false };
+    /// As a node does it: it ends a session, but for what it merely refuses.
+    pub(super) const fn usual(reason: Reason) -> Response {
+        let action = match reason {
+            Reason::BeyondPeak => Action::Log,
+            _ => Action::Close,
+        };
+        Response { action, shadow: false }
+    }
 
     /// How long the address is refused, if at all.
     pub fn ban(self) -> Option<Duration> {
@@ -79,7 +85,7 @@ pub fn fitting(reason: Reason) -> &'static [&'static str] {
         | Reason::UnknownMessage
         | Reason::Unsolicited
         | Reason::WindowsUnexpected => &["log", "drop", "close", "ban"],
-        Reason::BodyMalformed | Reason::Subscriptions => &["log", "close", "ban"],
+        Reason::BodyMalformed | Reason::Subscriptions | Reason::BeyondPeak => &["log", "close", "ban"],
         _ => &["close", "ban"],
     }
 }

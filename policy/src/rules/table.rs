@@ -136,7 +136,7 @@ impl Table {
             Some(kind) => self.by_number.get(usize::from(kind)),
             None => self.by_reason.get(reason as usize),
         };
-        found.copied().unwrap_or(Response::CLOSE)
+        found.copied().unwrap_or(Response::usual(reason))
     }
 }
 
@@ -170,7 +170,7 @@ pub(super) fn response(
     let shadow = stated(layers, |layer| message(layer).shadow);
     let shadow = shadow.or_else(|| stated(layers, |layer| of_reason(layer).shadow));
     Response {
-        action: action.map_or(Response::CLOSE.action, |action| action.value),
+        action: action.map_or(Response::usual(reason).action, |action| action.value),
         shadow: shadow.is_some_and(|shadow| shadow.value) || enforcement == Enforcement::Shadow,
     }
 }

@@ -79,6 +79,9 @@ pub struct MessageType {
     /// The third, for sessions that negotiated it: requests that may be in the works at a time; 0 is no limit, `None` a
     /// type that the third table does not cover.
     pub window_v3: Option<u16>,
+    /// At which byte of its body the height begins that it is about, the first one of a range; `None` if it names none, or
+    /// behind something of no fixed size.
+    pub height: Option<u32>,
     /// Where the operations of its body begin; `None` if nothing is known of its body.
     body: Option<u32>,
 }
@@ -278,8 +281,22 @@ fn message_type<'a>(
         limit_v1: message.limit_v1.as_ref().map(limit),
         limit_v2: message.limit_v2.as_ref().map(limit),
         window_v3: message.window_v3,
+        height: message.body.as_ref().and_then(|name| file.types.get(name)).and_then(|fields| height(fields)),
         body,
     })
+}
+
+/// Where a body's first field of that meaning begins.
+fn height(fields: &[file::Field]) -> Option<u32> {
+    let mut at = 0;
+    for file::Field(name, shape) in fields {
+        let file::Shape::Named(shape) = shape else { return None };
+        if matches!(name.as_str(), "height" | "start_height") {
+            return (shape == "uint32").then_some(at);
+        }
+        at += shape::fixed(shape)?;
+    }
+    None
 }
 
 fn kinds(key: &str, names: &[String]) -> Result<NodeTypes, SchemaError> {

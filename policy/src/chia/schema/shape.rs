@@ -321,7 +321,7 @@ impl<'a> Compiler<'a> {
 }
 
 /// The bytes of a type of fixed size and any content.
-fn fixed(name: &str) -> Option<u32> {
+pub(super) fn fixed(name: &str) -> Option<u32> {
     let number = |prefix: &str| name.strip_prefix(prefix).and_then(|rest| rest.parse::<u32>().ok());
     let bits = number("uint").or_else(|| number("int")).filter(|bits| bits % 8 == 0 && *bits > 0);
     bits.map(|bits| bits / 8).or_else(|| number("bytes")).filter(|&bytes| (1..=1024).contains(&bytes))

@@ -35,6 +35,20 @@ fn the_embedded_schema_loads() {
     assert_eq!(blocks.window_v3, Some(0));
     let request = schema.message(number::REQUEST_BLOCKS).expect("a type");
     assert_eq!((&*request.replies, request.window_v3), ([30, 31].as_slice(), Some(2)));
+    let height =
+        |name: &str| schema.messages().iter().find(|facts| &*facts.name == name).map(|facts| facts.height);
+    for (name, at) in [
+        ("request_block", Some(0)),
+        ("request_block_headers", Some(0)),
+        ("request_puzzle_solution", Some(32)),
+        ("new_peak", Some(32)),
+        ("new_peak_wallet", Some(32)),
+        ("register_for_ph_updates", None),
+        ("request_peers", None),
+        ("respond_blocks", Some(0)),
+    ] {
+        assert_eq!(height(name), Some(at), "{name}");
+    }
     let transaction = schema.message(number::RESPOND_TRANSACTION).expect("a type");
     assert_eq!(transaction.push, Push::Before(Version([2, 6, 0])));
     assert_eq!(schema.message(2), None);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::world::{World, binary, judging, peer_credential, upgrade};
-use crate::chia::{Handshake, Message, NodeType, NodeTypes, Schema, Would, number};
+use crate::chia::{
+    BEYOND_PEAK_MAX, HEIGHT_MARGIN, Handshake, Message, NodeType, NodeTypes, Schema, Would, number,
+};
 use crate::gate::Config;
 use crate::rules::{
     Action, Enforcement, Friends, Layer, LimitRule, MessageRule, Numbers, ReasonRule, Response, Rules, Stated,
@@ -37,6 +39,65 @@ fn rules(layer: Layer) -> Rules {
 
 fn world(rules: Rules) -> World {
     World::with(Config { rules: Arc::new(rules), ..judging() }, Some(peer_credential())).opened()
+}
+
+/// Asks for the block at a height.
+fn request_block(height: u32, id: u16) -> Vec<u8> {
+    let body = [&height.to_be_bytes()[..], &[1]].concat();
+    binary(&Message::new(number::REQUEST_BLOCK, body).with_id(id).encode())
+}
+
+/// A node's word of its peak.
+fn new_peak(height: u32) -> Vec<u8> {
+    Message::new(number::NEW_PEAK, [&[7; 32][..], &height.to_be_bytes(), &[0; 52]].concat()).encode()
+}
+
+/// A session with a pool whose highest block is this one, if it is known, as so many requests for one height have come and
+/// each was refused by the node.
+fn asking(layer: Layer, known: Option<u32>, told: Option<u32>, height: u32, times: u64) -> World {
+    let config = Config { rules: Arc::new(rules(layer)), ..judging() };
+    config.standard.peak.set(known);
+    let mut world = World::with(config, Some(peer_credential())).opened();
+    if let Some(height) = told {
+        world.node_sends(&new_peak(height));
+    }
+    for id in 0..times as u16 {
+        world.say(&request_block(height, id));
+        let refusal = Message::new(28, height.to_be_bytes()).with_id(id);
+        if world.verdict().is_none() {
+            world.node_sends(&refusal.encode());
+        }
+    }
+    world
+}
+
+#[test]
+fn requests_for_what_no_node_knows_pass_are_counted_and_end_a_session_where_the_rules_say_so() {
+    let close = || reason(Reason::BeyondPeak, Action::Close);
+    let (known, most) = (1_000, BEYOND_PEAK_MAX);
+    let (edge, far) = (known + HEIGHT_MARGIN, known + HEIGHT_MARGIN + 1);
+    let counted = |world: &World| (world.verdict(), world.gate.tally().noted.beyond_peak);
+    // As a node does it: nothing is done about any number of them, but it can be seen.
+    let mut world = asking(Layer::default(), Some(known), None, far, 2 * most);
+    assert_eq!(counted(&world), (None, 2 * most));
+    assert_eq!(world.node_messages().len() as u64, 1 + 2 * most);
+    let response = Response { action: Action::Log, shadow: false };
+    let expected = Would { reason: Reason::BeyondPeak, kind: number::REQUEST_BLOCK, response };
+    assert_eq!(world.gate.would(), Some(expected));
+    // A few are nobody's fault whatever the rules say, and beyond them they decide.
+    assert_eq!(counted(&asking(close(), Some(known), None, far, most)), (None, most));
+    let world = asking(close(), Some(known), None, far, most + 1);
+    assert_eq!(counted(&world), (Some(Reason::BeyondPeak), most + 1));
+    assert_eq!(world.node_messages().len() as u64, 1 + most, "the last one does not reach the node");
+    let found = world.gate.finding().expect("a finding");
+    assert_eq!((found.limit, found.message.as_deref()), (Some(most), Some("request_block")));
+    // Within the margin, with no peak known, and above one that our node has told: nothing counts.
+    for (known, told, height) in
+        [(Some(known), None, edge), (None, None, far), (Some(known), Some(known + 1), far)]
+    {
+        let world = asking(close(), known, told, height, most + 5);
+        assert_eq!(counted(&world), (None, 0), "{known:?} {told:?} {height}");
+    }
 }
 
 fn request_peers() -> Vec<u8> {
