@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use hedgerow_dataplane::admit;
 use hedgerow_dataplane::frame::Abilities;
+use hedgerow_dataplane::link::dhcp::Dhcp;
 use hedgerow_dataplane::link::{self, LinkConfig};
 use hedgerow_dataplane::screen::{Master, ScreenConfig};
 use hedgerow_dataplane::shard::{self, Accept, Exchange, ListenerId, ShardIndex, ShardLink, Target};
 use hedgerow_dataplane::tcp::{self, EngineConfig};
-use hedgerow_dataplane::wire::{LinkId, Prefix};
+use hedgerow_dataplane::wire::{Address, LinkId, Prefix};
 use hedgerow_policy::chia::{NodeType, NodeTypes, Standard};
 use hedgerow_policy::gate::{self, Privacy};
 use hedgerow_policy::identity::Fleet;
@@ -109,7 +110,7 @@ pub fn core(
                 .map(|(port, a)| {
                     // Who only looks on has no address of its own to find out about.
                     let tap = config.mode == Mode::Tap;
-                    let mut link = link(port, a, shards);
+                    let mut link = link(config, port, a, shards);
                     link.shared |= tap;
                     ShardLink::new(link, a)
                 })
@@ -206,7 +207,7 @@ pub fn sockets(
     })
 }
 
-fn link(port: &Port, abilities: &Abilities, shards: u32) -> LinkConfig {
+fn link(config: &Config, port: &Port, abilities: &Abilities, shards: u32) -> LinkConfig {
     let standard = LinkConfig::default();
     if port.is_sockets() {
         // Its addresses are the kernel's, and no frame comes.
@@ -219,6 +220,7 @@ fn link(port: &Port, abilities: &Abilities, shards: u32) -> LinkConfig {
         addresses: port.addresses.iter().map(|a| prefix(a.address, a.length)).collect(),
         gateways: port.gateways.iter().map(|&hop| hop.into()).collect(),
         shared: port.share == Share::Listeners,
+        dhcp: port.dhcp.then(|| Dhcp { taken: taken(config), last: port.last.map(Into::into) }),
         routes: port
             .routes
             .iter()
@@ -229,6 +231,13 @@ fn link(port: &Port, abilities: &Abilities, shards: u32) -> LinkConfig {
             .collect(),
         ..standard
     }
+}
+
+/// Addresses that no DHCP server may give us.
+fn taken(config: &Config) -> Vec<Address> {
+    let own = config.ports.iter().flat_map(|port| &port.addresses).map(|own| own.address);
+    let nodes = config.pools.iter().flat_map(|pool| &pool.nodes).map(|node| node.address.ip());
+    own.chain(nodes).filter(IpAddr::is_ipv4).map(Address::from).collect()
 }
 
 fn prefix(address: IpAddr, length: u8) -> link::Prefix {
@@ -412,7 +421,9 @@ impl<'a> Identities<'a> {
     ) -> Result<BTreeMap<IpAddr, Arc<gate::Config>>, AssembleError> {
         let listener = &config.listeners[index];
         let port = &config.ports[listener.port];
-        let all = port.addresses.iter().map(|own| own.address);
+        // Whichever address DHCP gives has the entry for all.
+        let leased = port.dhcp.then_some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let all = port.addresses.iter().map(|own| own.address).chain(leased);
         let served = all.filter(|own| listener.address.is_none_or(|wanted| wanted == *own));
         let gate = |address: IpAddr| {
             let credential = match &self.imported {

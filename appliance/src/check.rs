@@ -30,7 +30,11 @@ pub fn summary(config: &Config) -> String {
         let port = &config.ports[listener.port];
         let own = port.addresses.iter().map(|own| own.address);
         let served = own.filter(|own| listener.address.is_none_or(|wanted| wanted == *own));
-        let at: Vec<String> = served.map(|a| SocketAddr::new(a, listener.local_port).to_string()).collect();
+        let mut at: Vec<String> =
+            served.map(|a| SocketAddr::new(a, listener.local_port).to_string()).collect();
+        if port.dhcp && listener.address.is_none() {
+            at.push(format!("port {} of the address by DHCP", listener.local_port));
+        }
         let what = match listener.protocol {
             Protocol::Chia => format!("chia on {}, {:?}", listener.network, listener.types),
             Protocol::Tcp if listener.proxy_protocol.is_some() => {
@@ -142,7 +146,9 @@ fn cores_line(config: &Config) -> String {
 }
 
 fn port_line(port: &Port) -> String {
-    let addresses: Vec<String> = port.addresses.iter().map(ToString::to_string).collect();
+    let leased = "an address by DHCP, which the kernel's own client must not ask for on this device";
+    let leased = port.dhcp.then(|| leased.to_owned());
+    let addresses: Vec<String> = port.addresses.iter().map(ToString::to_string).chain(leased).collect();
     let driver = match port.driver {
         Driver::Auto => "auto",
         Driver::AfXdp => "af-xdp",
@@ -221,6 +227,11 @@ fn exemptions(config: &Config, pool: &Pool) -> String {
         })
         .map(|own| format!("\"{own}/{}\"", if own.is_ipv4() { 32 } else { 128 }))
         .collect();
+    if seen.is_empty() {
+        return "\n  each node's config.yaml needs full_node.exempt_peer_networks with the network that DHCP gives the address from, or one \
+                peer's ban is everybody's"
+            .to_owned();
+    }
     format!(
         "\n  each node's config.yaml needs full_node.exempt_peer_networks: [{}], or one peer's ban is everybody's",
         seen.into_iter().collect::<Vec<_>>().join(", ")

@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hedgerow_dataplane::Instant;
+use hedgerow_dataplane::link::dhcp::Lease;
 use hedgerow_dataplane::shard::Wake;
 use hedgerow_policy::PeerId;
 
@@ -112,6 +113,9 @@ pub struct Commons {
     books: Mutex<Books>,
     /// By core: letters wait.
     mail: Vec<AtomicBool>,
+    /// Addresses by DHCP, by port, and how often they have changed.
+    leases: Mutex<Vec<Option<Lease>>>,
+    leased: AtomicU64,
     wake: Wake,
 }
 
@@ -158,6 +162,8 @@ impl Commons {
                 posted: Vec::new(),
             }),
             mail: (0..cores).map(|_| AtomicBool::new(false)).collect(),
+            leases: Mutex::default(),
+            leased: AtomicU64::new(0),
             wake,
         })
     }
@@ -186,6 +192,28 @@ impl Commons {
             }
         }
         result
+    }
+
+    /// Tells all cores which address a port has by DHCP, if any.
+    pub fn lease(&self, port: usize, lease: Option<Lease>) {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        if leases.len() <= port {
+            leases.resize(port + 1, None);
+        }
+        leases[port] = lease;
+        drop(leases);
+        self.leased.fetch_add(1, Ordering::Release);
+        (0..self.cores()).for_each(|core| (self.wake)(core));
+    }
+
+    /// How often leases have changed.
+    pub fn leased(&self) -> u64 {
+        self.leased.load(Ordering::Acquire)
+    }
+
+    /// The addresses by DHCP, by port; ports behind the last that ever had one are left out.
+    pub fn leases(&self) -> Vec<Option<Lease>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether letters wait for a core.

@@ -158,6 +158,8 @@ pub struct Management {
     pub nodes: Option<PathBuf>,
     /// Where identities of peers that had a session are kept; without it all are strangers after a restart.
     pub known: Option<PathBuf>,
+    /// Where addresses by DHCP are kept, so that a restart asks for the same.
+    pub leases: Option<PathBuf>,
 }
 
 /// How frames are taken from a device.
@@ -186,8 +188,12 @@ pub struct Port {
     pub device: String,
     /// How frames are taken from it.
     pub driver: Driver,
-    /// Our addresses.
+    /// Our addresses, but for one by DHCP.
     pub addresses: Vec<Prefix>,
+    /// One more comes by DHCP.
+    pub dhcp: bool,
+    /// The one that it was when we last ran: not of the file, see [`crate::leases`].
+    pub last: Option<std::net::Ipv4Addr>,
     /// Default gateways, at most one per family.
     pub gateways: Vec<IpAddr>,
     /// Static routes: destination and next hop.
@@ -205,6 +211,11 @@ pub struct Port {
 }
 
 impl Port {
+    /// Whether it has an address of a family, or will have one.
+    pub fn speaks(&self, v4: bool) -> bool {
+        v4 && self.dhcp || self.addresses.iter().any(|own| own.address.is_ipv4() == v4)
+    }
+
     /// Whether its connections are the kernel's.
     pub fn is_sockets(&self) -> bool {
         self.driver == Driver::Sockets

@@ -9,6 +9,7 @@ mod denials;
 mod departures;
 mod dial;
 mod guard;
+mod leases;
 mod legs;
 mod pump;
 mod seats;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::{Abilities, BATCH, Batch, Lane, Port, PortError, PortStatistics};
+use hedgerow_dataplane::link::dhcp::LeaseNews;
 use hedgerow_dataplane::shard::{self, Event, FlowId, ListenerId, Shard};
 use hedgerow_dataplane::wire::LinkId;
 use hedgerow_policy::{Finding, Leg, PeerId, Session, Standing, verdict};
@@ -254,6 +256,9 @@ pub struct Core<P> {
     events_lost: u64,
     unix_ms: u64,
     told_utc: Option<u64>,
+    /// News of addresses by DHCP, and how often those of all cores had changed.
+    leases: VecDeque<(usize, LeaseNews)>,
+    leased: u64,
 }
 
 /// A port with its batches.
@@ -309,6 +314,8 @@ impl<P: Port> Core<P> {
             events_lost: 0,
             unix_ms: 0,
             told_utc: None,
+            leases: VecDeque::new(),
+            leased: 0,
         }
     }
 
@@ -338,6 +345,7 @@ impl<P: Port> Core<P> {
         self.tell_utc(now, unix_ms);
         self.take_in_force();
         self.take_ways();
+        self.follow_leases(now);
         self.go_on_adopting();
         self.tell_denials(now);
         self.pulse.enter(Phase::Receiving);
@@ -431,7 +439,8 @@ impl<P: Port> Core<P> {
     /// Whether other threads have left something that a step would take: frames, letters, finished work.
     pub fn has_mail(&self) -> bool {
         let done = self.desk.as_ref().is_some_and(Desk::has_done);
-        done || self.shard.has_handed() || self.commons.has_mail(self.number)
+        let leased = self.commons.leased() != self.leased;
+        done || leased || self.shard.has_handed() || self.commons.has_mail(self.number)
     }
 
     /// The dataplane.

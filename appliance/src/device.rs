@@ -123,6 +123,7 @@ fn ours(config: &Config, index: usize) -> Ours {
         sources: nodes.map(|node| (Address::from(node.address.ip()), node.address.port())).collect(),
         nodes: transit.nodes,
         transit: transit.transit,
+        dhcp: config.ports[index].dhcp,
     }
 }
 

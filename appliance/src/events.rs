@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use hedgerow_dataplane::link::dhcp::LeaseNews;
 use hedgerow_policy::Finding;
 use serde::{Deserialize, Serialize};
 
@@ -25,18 +27,18 @@ use crate::pool::duty::News;
 pub struct EventLine {
     /// Milliseconds since the Unix epoch.
     pub unix_ms: u64,
-    /// `dialled`, `alarm`, `closed`, `node`, `egress`, `ban_set` or `ban_lifted`.
+    /// `dialled`, `alarm`, `closed`, `node`, `egress`, `address`, `ban_set` or `ban_lifted`.
     pub event: String,
     /// The session's number in this run; none for a ban.
     #[serde(default, skip_serializing_if = "is_none")]
     pub session: u64,
-    /// The listener's name; none for a ban.
+    /// The listener's name; none for a ban, for an address by DHCP its port.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub listener: String,
     /// `outbound` for a session that a node began; none for those of peers that came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<String>,
-    /// The peer's address and port; for a ban its prefix, for a node its pool.
+    /// The peer's address and port; for a ban its prefix, for a node its pool, for an address by DHCP itself.
     pub peer: String,
     /// The peer's identity, where it showed one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -179,6 +181,31 @@ impl EventLine {
             detail: Some(why.to_owned()),
             ..EventLine::default()
         }
+    }
+
+    /// Something about a port's address by DHCP.
+    pub fn lease(config: &Config, unix_ms: u64, port: usize, news: &LeaseNews) -> Option<EventLine> {
+        let (address, state, detail) = match news {
+            LeaseNews::Bound(lease) => {
+                (lease.own.address, "bound", format!("by the DHCP server {}", IpAddr::from(lease.server)))
+            }
+            LeaseNews::Lost(address, why) => (*address, "lost", why.words().to_owned()),
+            LeaseNews::Refused(address, server, why) => {
+                let server = server.map_or("a DHCP server".to_owned(), |by| IpAddr::from(by).to_string());
+                (*address, "refused", format!("{server} offers it, and {}", why.words()))
+            }
+            // What is as it was is in the status.
+            LeaseNews::Renewed(_) => return None,
+        };
+        Some(EventLine {
+            unix_ms,
+            event: "address".to_owned(),
+            listener: config.ports.get(port).map_or_else(String::new, |port| format!("port.{}", port.name)),
+            peer: IpAddr::from(address).to_string(),
+            reason: Some(state.to_owned()),
+            detail: Some(detail),
+            ..EventLine::default()
+        })
     }
 
     /// A ban that was set or lifted.

@@ -27,6 +27,7 @@ pub mod identity;
 pub mod known;
 #[cfg(feature = "lab")]
 pub mod lab;
+pub mod leases;
 pub mod management;
 pub mod node_config;
 pub mod node_setup;

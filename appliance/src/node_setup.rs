@@ -39,7 +39,15 @@ pub fn lines(config: &Config, name: &str, way: Way) -> Result<String, String> {
         ));
     }
     let own = own_address(config, node).ok_or_else(|| {
-        format!("port.{} has no address of the family of {}", config.ports[node.port].name, node.address)
+        let port = &config.ports[node.port];
+        match port.dhcp && node.address.is_ipv4() {
+            true => format!(
+                "port.{} has its address by DHCP, and a node's lines need one that stays: give the port a fixed one, or have the \
+                 server reserve it and write it down",
+                port.name
+            ),
+            false => format!("port.{} has no address of the family of {}", port.name, node.address),
+        }
     })?;
     let seen = match pool.source.is_transparent() {
         true => "it sees the peers' own addresses (transparent)",

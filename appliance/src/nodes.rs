@@ -278,7 +278,7 @@ impl Nodes {
         let way = self.config.way_to(ip).ok_or_else(|| {
             format!("no port leads to {ip}: expected an address beside a port, or behind a route of the configuration")
         })?;
-        let sees = ports[way].addresses.iter().any(|own| own.address.is_ipv4() == ip.is_ipv4());
+        let sees = ports[way].speaks(ip.is_ipv4());
         if !sees && !self.config.pools[pool].source.is_transparent() {
             return Err(format!("`port.{}` has no address that {ip} could see", ports[way].name));
         }

@@ -34,6 +34,7 @@ use crate::egress::Egress;
 use crate::events::{EventLine, EventSink, Feed};
 use crate::identity::{Secret, random};
 use crate::known::Known;
+use crate::leases::Leases;
 use crate::management;
 use crate::nodes::Nodes;
 use crate::rules::history::By;
@@ -56,6 +57,8 @@ pub fn run(mut config: Config) -> Result<(), RunError> {
     if config.cores.dataplane.is_none() {
         config.cores.dataplane = Some(cores::choose(&config)).filter(|cores| !cores.is_empty());
     }
+    let file = config.management.leases.clone().unwrap_or_else(|| "leases".into());
+    let leases = Leases::recall(&mut config).map_err(|e| RunError::Leases(file, e))?;
     let config = Arc::new(config);
     let secret = match &config.identity {
         Some(identity) => Secret::load(&identity.secret).map_err(RunError::Secret)?,
@@ -100,7 +103,6 @@ pub fn run(mut config: Config) -> Result<(), RunError> {
         (ports, desks),
         egress.as_ref(),
     )?;
-    drop(bans);
     let (ended, ends) = unbounded();
     for (((parts, commands), number), core) in shards.into_iter().zip(commands).zip(0..).zip(cores) {
         start(number, parts, commands, sink.feed(), core, ended.clone())?;
@@ -111,7 +113,7 @@ pub fn run(mut config: Config) -> Result<(), RunError> {
         tracing::warn!("{problem}");
     }
     announce(&config);
-    let result = wait(&control, &ends, kept, &nodes, (known, &commons));
+    let result = wait(&control, &ends, kept, &nodes, (known, leases), (&commons, &bans));
     tracing::info!("stopped");
     result
 }
@@ -253,7 +255,8 @@ fn wait(
     ends: &Receiver<(u16, Result<(), RunError>)>,
     mut kept: Vec<share::Kept>,
     nodes: &Nodes,
-    (mut known, commons): (Option<Known>, &Arc<Commons>),
+    (mut known, mut leases): (Option<Known>, Leases),
+    (commons, bans): (&Arc<Commons>, &Bans),
 ) -> Result<(), RunError> {
     let mut result = Ok(());
     let mut keep = |at_once| {
@@ -265,6 +268,9 @@ fn wait(
     loop {
         control.egress().iter().for_each(|egress| egress.step());
         keep(false);
+        if let Err(error) = leases.step(commons, bans) {
+            tracing::warn!(%error, "the file of leases or that of bans cannot be written");
+        }
         if late.is_none() && nodes.may_end() {
             tracing::info!("drained: the appliance ends");
             late = Some(std::time::Instant::now() + DRAIN + LOOK * 5);

@@ -202,7 +202,7 @@ impl Sessions for Factory {
         match self.kinds.get(usize::from(arrival.listener.0))? {
             Kind::Relay(config) => Some(Box::new(Relay::new(*config, now, arrival.peer, arrival.local))),
             Kind::Gate(configs) => {
-                // Sockets may serve all addresses of the machine, which has one entry.
+                // Sockets may serve all addresses of the machine, and DHCP may give any: there is one entry for all.
                 let all: IpAddr = match arrival.local {
                     SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                     SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

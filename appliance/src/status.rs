@@ -4,10 +4,12 @@ mod pools;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hedgerow_dataplane::Instant;
 use hedgerow_dataplane::frame::{Abilities, Port, PortStatistics};
+use hedgerow_dataplane::link::Link;
 use hedgerow_dataplane::wire::{Address, LinkId};
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +116,9 @@ pub struct PortStatus {
     pub mtu: u16,
     /// Our addresses.
     pub addresses: Vec<String>,
+    /// The one of them that comes by DHCP: how it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseStatus>,
     /// Addresses that another station claims: not in use.
     pub conflicts: Vec<String>,
     /// Frames received.
@@ -294,6 +299,53 @@ pub struct Work {
     pub peak: usize,
 }
 
+/// An address by DHCP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// The address with its prefix; none where no server has given one yet, or none any more.
+    pub address: Option<String>,
+    /// It is in use, and no longer being probed.
+    pub in_use: bool,
+    /// Who gave it.
+    pub server: Option<String>,
+    /// The default gateway.
+    pub gateway: Option<String>,
+    /// Seconds until the lease ends; none where it never does.
+    pub seconds_left: Option<u64>,
+}
+
+impl LeaseStatus {
+    fn of(link: &Link, now: Instant) -> Option<Self> {
+        if !link.asks() {
+            return None;
+        }
+        let ip = |address: Address| IpAddr::from(address).to_string();
+        let lease = link.lease();
+        Some(LeaseStatus {
+            address: lease.map(|lease| format!("{}/{}", ip(lease.own.address), lease.own.length)),
+            in_use: lease.is_some_and(|lease| link.usable(lease.own.address)),
+            server: lease.map(|lease| ip(lease.server)),
+            gateway: lease.and_then(|lease| lease.gateway).map(ip),
+            seconds_left: lease.and_then(|lease| lease.until).map(|until| until.since(now).as_secs()),
+        })
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(address) = &self.address else {
+            return writeln!(f, "  NO ADDRESS by DHCP: no server has given one");
+        };
+        let named = |name: &str, what: &Option<String>| what.as_ref().map(|what| format!(", {name} {what}"));
+        writeln!(
+            f,
+            "  {address} by DHCP{}{}{}{}",
+            if self.in_use { "" } else { ", being probed" },
+            named("server", &self.server).unwrap_or_default(),
+            named("gateway", &self.gateway).unwrap_or_default(),
+            self.seconds_left.map_or(", for ever".to_owned(), |left| format!(", {left} s left"))
+        )
+    }
+}
+
 /// What one shard reports.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -316,6 +368,8 @@ pub struct PortReport {
     pub counted: PortStatistics,
     /// Addresses of ours that another station has.
     pub conflicts: Vec<Address>,
+    /// The address by DHCP.
+    pub lease: Option<LeaseStatus>,
 }
 
 impl Report {
@@ -325,6 +379,7 @@ impl Report {
             abilities: abilities.clone(),
             counted,
             conflicts: core.shard().link(LinkId(index)).iter().flat_map(|link| link.conflicts()).collect(),
+            lease: core.shard().link(LinkId(index)).and_then(|link| LeaseStatus::of(link, now)),
         };
         let core_statistics = core.statistics(now);
         Report {
@@ -471,13 +526,15 @@ fn ports(config: &Config, reports: &[Option<Report>]) -> Vec<PortStatus> {
         }
         conflicts.sort();
         conflicts.dedup();
+        let leased = first.lease.as_ref().and_then(|lease| lease.address.clone());
         Some(PortStatus {
             name: port.name.clone(),
             device: port.device.clone(),
             mode: abilities.mode.clone(),
             mac: abilities.mac.to_string(),
             mtu: port.mtu.unwrap_or(abilities.mtu).min(abilities.mtu),
-            addresses: port.addresses.iter().map(ToString::to_string).collect(),
+            addresses: port.addresses.iter().map(ToString::to_string).chain(leased).collect(),
+            lease: first.lease.clone(),
             conflicts: conflicts.iter().map(ToString::to_string).collect(),
             received: counted.received,
             transmitted: counted.transmitted,
@@ -495,9 +552,11 @@ fn ports(config: &Config, reports: &[Option<Report>]) -> Vec<PortStatus> {
 fn listener(config: &Config, listener: &crate::config::Listener) -> ListenerStatus {
     let own = config.ports[listener.port].addresses.iter().map(|own| own.address);
     let served = own.filter(|own| listener.address.is_none_or(|wanted| wanted == *own));
+    let served = served.map(|a| std::net::SocketAddr::new(a, listener.local_port).to_string());
+    let leased = config.ports[listener.port].dhcp && listener.address.is_none();
     ListenerStatus {
         name: listener.name.clone(),
-        addresses: served.map(|a| std::net::SocketAddr::new(a, listener.local_port).to_string()).collect(),
+        addresses: served.chain(leased.then(|| format!("dhcp:{}", listener.local_port))).collect(),
         protocol: listener.protocol,
         pool: config.pools[listener.pool].name.clone(),
     }
@@ -615,6 +674,9 @@ impl PortStatus {
             self.refused.values().sum::<u64>(),
             self.lost_ring + self.lost_before + self.lost_transmit,
         )?;
+        if let Some(lease) = &self.lease {
+            lease.write(f)?;
+        }
         match self.conflicts.is_empty() {
             true => Ok(()),
             false => writeln!(f, "  NOT IN USE, another station has it: {}", self.conflicts.join(", ")),

@@ -37,7 +37,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::reason::Counters;
 use crate::screen::SynPlan;
-use crate::wire::{FlowKey, Mac, Prefix};
+use crate::wire::{Address, FlowKey, Mac, Prefix};
 
 /// Largest number of frames in a [`Batch`].
 pub const BATCH: usize = 64;
@@ -314,6 +314,11 @@ pub trait Port: Pool {
     fn deny(&mut self, prefix: Prefix, on: bool) {
         let _ = (prefix, on);
     }
+    /// Says that an address is ours from now on, all that is sent to it, or no longer. For ports that take only what is ours;
+    /// addresses that are ours from the beginning are told when such a port is opened.
+    fn own(&mut self, address: Address, on: bool) {
+        let _ = (address, on);
+    }
     /// Tells the port how to answer SYNs by itself, in the way of the screen, until it is told anew or the plan's slots are over.
     /// Says whether it does; where it does not, SYNs arrive like all other frames. Some arrive in any case, and what was
     /// answered is in [`PortStatistics::cookies`].
@@ -372,6 +377,9 @@ impl<P: Port + ?Sized> Port for Box<P> {
     }
     fn deny(&mut self, prefix: Prefix, on: bool) {
         (**self).deny(prefix, on);
+    }
+    fn own(&mut self, address: Address, on: bool) {
+        (**self).own(address, on);
     }
     fn answer(&mut self, plan: &SynPlan) -> bool {
         (**self).answer(plan)

@@ -68,6 +68,13 @@ reasons! {
     LinkRate = "link_rate",
     /// Another station claims one of our addresses.
     AddressConflict = "address_conflict",
+    /// A DHCP message that answers no question of ours, or breaks its format.
+    DhcpInvalid = "dhcp_invalid",
+    /// A DHCP server offers or grants what cannot be used: an address that no host may have or that is another of ours, a
+    /// gateway that is no neighbour, malformed routes, a lease of less than 30 seconds. The events say which.
+    DhcpRefused = "dhcp_refused",
+    /// The address of a flow was taken away, or given for another: its DHCP lease ended. The events say when and why.
+    AddressLost = "address_lost",
     /// An ICMP error whose quoted segment belongs to no flow or lies outside its window.
     IcmpUnrelated = "icmp_unrelated",
     /// An ICMP message that nothing here uses: replies, redirects, router messages, exceeded times.

@@ -7,6 +7,7 @@
 mod departures;
 mod directory;
 mod exchange;
+mod leases;
 mod listing;
 mod output;
 mod ports;
@@ -433,6 +434,9 @@ impl Shard {
                     }
                     Ok(_) if packet.kind != Kind::Arp && self.transits(link, pool.bytes(&frame)) => {
                         self.transit(now, link, pool.bytes(&frame), &meta, Reason::NotOurs)
+                    }
+                    Err(Reason::UnknownProtocol) if self.asks(link) => {
+                        self.served(now, link, pool.bytes(&frame), &meta)
                     }
                     Err(reason @ Reason::UnknownProtocol) => {
                         self.transit(now, link, pool.bytes(&frame), &meta, reason)

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use hedgerow_dataplane::admit::Limits;
 use hedgerow_dataplane::frame::{Abilities, Batch, Checksum, Frame, Meta, Pool};
+use hedgerow_dataplane::link::dhcp::Lease;
 use hedgerow_dataplane::link::{Claiming, LinkConfig, Prefix};
 use hedgerow_dataplane::screen::{DenyList, Master, ScreenConfig};
 use hedgerow_dataplane::shard::{
@@ -226,6 +227,50 @@ fn the_window_of_a_proven_peer_is_not_a_strangers() {
     assert!(say(&mut world) <= 18 << 10);
     world.shard.shard.standing(world.now, id, Standing::Proven);
     assert!(say(&mut world) > 63 << 10);
+}
+
+/// Flows of an address that DHCP gave and takes away end, those of other addresses do not; a lease that is renewed changes
+/// nothing for either.
+#[test]
+fn an_address_that_goes_away_takes_its_flows_along() {
+    const LEASED: [u8; 4] = [192, 0, 2, 50];
+    let mut world = World::new();
+    let (kept, _) = world.accepted();
+    world.shard.events.clear();
+    let lease = |seconds| Lease {
+        own: Prefix { address: v4(LEASED), length: 24 },
+        gateway: None,
+        routes: Vec::new(),
+        mtu: Some(1_400),
+        server: v4(PEER),
+        renew: None,
+        rebind: None,
+        until: Some(Instant::from_millis(seconds)),
+    };
+    world.shard.shard.set_lease(world.now, PUBLIC, Some(lease(1)));
+    let target = Target { link: LinkId(0), address: v4(LEASED), port: PORT };
+    world.others[0].shard.connect(world.now, target, Source::Own).expect("a route and room");
+    world.run(Duration::from_millis(20));
+    let accepted = |event: &Event| match event {
+        Event::Accepted(id, _) => Some(*id),
+        _ => None,
+    };
+    let leased = world.shard.seen(accepted).expect("accepted");
+    let key = world.shard.shard.flow(leased).map(|flow| flow.key()).expect("a flow");
+    assert_eq!(key.local, v4(LEASED));
+    world.shard.shard.set_lease(world.now, PUBLIC, Some(lease(2)));
+    world.run(Duration::from_millis(20));
+    assert!(world.shard.shard.flow(leased).is_some());
+    world.shard.shard.set_lease(world.now, PUBLIC, None);
+    world.run(Duration::from_millis(20));
+    assert!(world.shard.events.contains(&Event::Closed(leased, Reason::AddressLost)));
+    assert!(world.shard.shard.flow(kept).is_some());
+    assert_eq!(last(&world.sent[0], PEER, |segment| segment.flags.has(wire::Flags::RST)), Some(true));
+    // Nobody answers at the address any more.
+    let sent = world.sent[0].len();
+    world.others[0].shard.connect(world.now, target, Source::Own).expect("a route and room");
+    world.run(Duration::from_millis(20));
+    assert_eq!(world.sent[0].len(), sent);
 }
 
 /// The networks of the world's peer and of its node.

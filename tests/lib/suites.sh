@@ -70,7 +70,7 @@ suite_bpf() {
 
 suite kernel-peer "the Linux kernel as opponent over veth (AF_PACKET, AF_XDP, ordinary sockets) and TAP: bulk, loss, resets, stalls, tiny segments"
 suite_kernel_peer() {
-  need nft:nftables
+  need nft:nftables dnsmasq:dnsmasq-base
   system kernel-peer
 }
 

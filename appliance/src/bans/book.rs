@@ -190,6 +190,11 @@ impl Book {
         against.into_iter().filter_map(|ban| self.lift(ban)).collect()
     }
 
+    /// Undoes [`Book::protect`] for what was known by this name.
+    pub fn expose(&mut self, prefix: Prefix, name: &str) {
+        self.rules.protected.retain(|(known, by)| *known != prefix || by != name);
+    }
+
     /// The bans that concern an address.
     pub fn covering(&self, address: Address) -> impl Iterator<Item = &Ban> {
         self.bans.values().filter(move |ban| ban.prefix.covers(address))
@@ -298,7 +303,7 @@ impl Book {
     }
 
     /// What protects an address of this prefix.
-    fn protector(&self, prefix: Prefix) -> Option<&(Prefix, String)> {
+    pub(crate) fn protector(&self, prefix: Prefix) -> Option<&(Prefix, String)> {
         self.rules.protected.iter().find(|(protected, _)| protected.overlaps(prefix))
     }
 }

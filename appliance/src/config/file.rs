@@ -3,6 +3,7 @@
 //! Values that other sections are checked against keep the place in the file where they stand.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -11,7 +12,7 @@ use toml::Spanned;
 use crate::pool::Role;
 
 use super::egress::{Access, PortRange, Purpose};
-use super::units::{Hop, Network, NodeAddress, NodeId, Period, Prefix, Size};
+use super::units::{Hop, Network, NodeAddress, NodeId, OwnAddress, Period, Prefix, Size};
 use super::{AnswerSyns, Driver, Mode, Poll, Protocol, Share, SourceChoice, Stuck};
 
 /// All sections, as far as they could be read.
@@ -111,6 +112,7 @@ pub(super) struct Management {
     pub(super) events: Option<Spanned<PathBuf>>,
     pub(super) nodes: Option<Spanned<PathBuf>>,
     pub(super) known: Option<Spanned<PathBuf>>,
+    pub(super) leases: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Deserialize)]
@@ -120,7 +122,7 @@ pub(super) struct Port {
     pub(super) device: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) driver: Option<Spanned<Driver>>,
-    pub(super) address: Spanned<Vec<Spanned<Prefix>>>,
+    pub(super) address: Spanned<Vec<Spanned<OwnAddress>>>,
     #[serde(default)]
     pub(super) gateway: Vec<Spanned<Hop>>,
     #[serde(default)]
@@ -135,6 +137,23 @@ pub(super) struct Port {
     pub(super) answer_syns: Option<Spanned<AnswerSyns>>,
     #[serde(default)]
     pub(super) share: Option<Spanned<Share>>,
+}
+
+impl Port {
+    /// The addresses that are written.
+    pub(super) fn fixed(&self) -> Vec<Spanned<Prefix>> {
+        let fixed = |written: &Spanned<OwnAddress>| match *written.get_ref() {
+            OwnAddress::Fixed(prefix) => Some(Spanned::new(written.span(), prefix)),
+            OwnAddress::Dhcp => None,
+        };
+        self.address.get_ref().iter().filter_map(fixed).collect()
+    }
+
+    /// Where it says that an address comes by DHCP.
+    pub(super) fn dhcp(&self) -> impl Iterator<Item = Range<usize>> {
+        let written = self.address.get_ref().iter().filter(|own| *own.get_ref() == OwnAddress::Dhcp);
+        written.map(Spanned::span)
+    }
 }
 
 #[derive(Deserialize)]

@@ -105,6 +105,14 @@ impl Lowering<'_> {
     fn mode(&mut self, mode: Option<&Spanned<Mode>>, ports: &Ports) -> Mode {
         let Some(mode) = mode else { return Mode::default() };
         for port in ports.0.iter().filter(|_| *mode.get_ref() == Mode::Tap) {
+            if port.value.dhcp {
+                let title =
+                    format!("`port.{}` asks for its address, and a tap sends nothing", port.value.name);
+                self.error(
+                    Diagnostic::error(mode.span(), title, "expected ports with addresses")
+                        .context(port.span.clone(), "this port"),
+                );
+            }
             if matches!(port.value.driver, Driver::AfXdp | Driver::Tap | Driver::Sockets) {
                 self.error(
                     Diagnostic::error(
@@ -143,6 +151,7 @@ impl Lowering<'_> {
             .chain(&file.events)
             .chain(&file.nodes)
             .chain(&file.known)
+            .chain(&file.leases)
             .filter(|path| path.get_ref().as_os_str().is_empty())
         {
             self.error(Diagnostic::error(path.span(), "the path is empty", "expected the path of a file"));
@@ -172,6 +181,7 @@ impl Lowering<'_> {
             events: file.events.map(Spanned::into_inner),
             nodes: file.nodes.map(Spanned::into_inner),
             known: file.known.map(Spanned::into_inner),
+            leases: file.leases.map(Spanned::into_inner),
         }
     }
 
@@ -396,10 +406,14 @@ impl Lowering<'_> {
         let Hop(wanted) = *address.get_ref();
         if port.addresses.iter().all(|own| own.address != wanted) {
             let own: Vec<String> = port.addresses.iter().map(|own| own.address.to_string()).collect();
+            let expected = match own.is_empty() {
+                true => "expected no `address`: the listener has whichever DHCP gives".to_owned(),
+                false => format!("expected {}", own.join(" or ")),
+            };
             self.error(Diagnostic::error(
                 address.span(),
                 format!("`port.{}` does not have the address {wanted}", port.name),
-                format!("expected {}", own.join(" or ")),
+                expected,
             ));
         }
     }
@@ -503,7 +517,7 @@ impl Lowering<'_> {
             };
             let serves = |v4: bool| match listener.address {
                 Some(address) => address.is_ipv4() == v4,
-                None => port.value.addresses.iter().any(|a| a.address.is_ipv4() == v4),
+                None => port.value.speaks(v4),
             };
             for v4 in [true, false] {
                 let lacks = pool.value.nodes.iter().all(|n| n.address.is_ipv4() != v4)
@@ -530,7 +544,7 @@ impl Lowering<'_> {
     fn snat_source(&mut self, pool: &Placed<Pool>, ports: &Ports) {
         for node in &pool.value.nodes {
             let Some(port) = ports.0.get(node.port) else { continue };
-            if port.value.addresses.iter().all(|own| own.address.is_ipv4() != node.address.is_ipv4()) {
+            if !port.value.speaks(node.address.is_ipv4()) {
                 self.error(Diagnostic::error(
                     pool.span.clone(),
                     format!(
@@ -578,5 +592,6 @@ fn distance(port: &Port, address: IpAddr) -> Option<u8> {
     let default = port.gateways.iter().filter(|hop| hop.is_ipv4() == address.is_ipv4()).map(|_| 0);
     let kernel =
         port.is_sockets() && port.addresses.iter().any(|own| own.address.is_ipv4() == address.is_ipv4());
-    direct.chain(routed).chain(default).chain(kernel.then_some(0)).max()
+    let leased = port.dhcp && address.is_ipv4();
+    direct.chain(routed).chain(default).chain((kernel || leased).then_some(0)).max()
 }

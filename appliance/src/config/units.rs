@@ -40,7 +40,7 @@ macro_rules! from_text {
     )+ };
 }
 
-from_text!(Period, Size, Prefix, Hop, Network, NodeAddress, NodeId, Purpose, PortRange);
+from_text!(Period, Size, OwnAddress, Hop, Network, NodeAddress, NodeId, Purpose, PortRange);
 
 /// A duration: a number with `ms`, `s`, `m`, `h` or `d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,13 +125,29 @@ impl Prefix {
 impl FromStr for Prefix {
     type Err = Misread;
     fn from_str(text: &str) -> Result<Self, Misread> {
-        let expected = "an address with its prefix length, such as \"203.0.113.7/24\" or \"2001:db8::7/64\"";
+        let expected = "an address with its prefix length, such as \"203.0.113.7/24\" or \"2001:db8::7/64\", or \"dhcp\"";
         if text.parse::<IpAddr>().is_ok() {
             return Err(Misread::new(format_args!("`{text}` has no prefix length"), expected));
         }
         let net: ipnet::IpNet =
             text.parse().map_err(|_| Misread::new(format_args!("`{text}` is no address"), expected))?;
         Ok(Prefix { address: net.addr(), length: net.prefix_len() })
+    }
+}
+
+/// An address of a port, as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnAddress {
+    /// This one.
+    Fixed(Prefix),
+    /// One that a DHCP server gives: `dhcp`.
+    Dhcp,
+}
+
+impl FromStr for OwnAddress {
+    type Err = Misread;
+    fn from_str(text: &str) -> Result<Self, Misread> {
+        if text == "dhcp" { Ok(OwnAddress::Dhcp) } else { text.parse().map(OwnAddress::Fixed) }
     }
 }
 

@@ -35,6 +35,8 @@ pub enum RunError {
     Nodes(PathBuf, std::io::Error),
     /// The file of known peers cannot be read.
     Known(PathBuf, std::io::Error),
+    /// The file of leases cannot be read.
+    Leases(PathBuf, std::io::Error),
     /// The policy cannot be used.
     Policy(PolicyError),
     /// The core that the configuration names is not there.
@@ -68,6 +70,7 @@ impl fmt::Display for RunError {
             RunError::Nodes(path, error) => {
                 write!(f, "the file of changes to nodes {}: {error}, see `management.nodes`", path.display())
             }
+            RunError::Leases(path, error) => write!(f, "the file of leases {}: {error}", path.display()),
             RunError::Known(path, error) => {
                 write!(f, "the file of known peers {}: {error}, see `management.known`", path.display())
             }

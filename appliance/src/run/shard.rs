@@ -170,6 +170,19 @@ impl Loop {
             tracing::info!(node = news.node, state = news.state, "{}", news.detail);
             self.feed.send(EventLine::node(&self.config, unix_ms, &news));
         }
+        while let Some((port, news)) = self.core.lease_news() {
+            if let Some(line) = EventLine::lease(&self.config, unix_ms, port, &news) {
+                let (address, state) = (&line.peer, line.reason.as_deref());
+                tracing::warn!(
+                    port = line.listener,
+                    address,
+                    state,
+                    "{}",
+                    line.detail.as_deref().unwrap_or("")
+                );
+                self.feed.send(line);
+            }
+        }
         while let Some(event) = self.core.event() {
             self.feed.send(EventLine::new(&self.config, &event));
         }

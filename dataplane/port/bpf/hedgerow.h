@@ -53,7 +53,8 @@ struct settings {
 	u32 ports;      /* there are endpoints by port */
 	u64 police_ns;  /* what one frame of a stranger costs; 0: no policing */
 	u64 police_burst_ns;
-	u64 transit;    /* packets are passed on: UDP is none of the kernel's either */
+	u32 transit;    /* packets are passed on: UDP is none of the kernel's either */
+	u32 dhcp;       /* UDP to the port of DHCP clients is read beside */
 };
 
 /* Why a frame was refused; the order is that of `lanes::REASONS`. */

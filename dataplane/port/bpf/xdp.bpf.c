@@ -1,7 +1,7 @@
 /* Judges each frame of a device before the kernel takes memory for it.
  *
  * What is not ours goes on to the kernel as if nobody were here, and so does everything about neighbours (ARP, neighbour and
- * router discovery), which the port reads from a packet socket: the kernel may need it as well. What is ours and malformed,
+ * router discovery), and DHCP where an address comes by it, which the port reads from a packet socket: the kernel may need it as well. What is ours and malformed,
  * or comes from a denied prefix, ends here and is counted. Segments of flows that the shard holds go to one socket, the
  * rest to another, and SYNs to our listeners may be answered on the spot (see answer.h). */
 
@@ -166,6 +166,13 @@ INLINE int is_quoted6(struct xdp_md *frame, const struct settings *set, u32 at)
 	return is_ours(set, &flow);
 }
 
+/* Whether a datagram is for the port of DHCP clients. */
+INLINE int is_for_client(struct xdp_md *frame, u32 at)
+{
+	const struct ports *ports;
+	return FITS(ports, frame, at) && ports->destination == be16(68);
+}
+
 INLINE int ipv4(struct xdp_md *frame, const struct settings *set, u32 at)
 {
 	const struct ipv4 *ip;
@@ -180,6 +187,8 @@ INLINE int ipv4(struct xdp_md *frame, const struct settings *set, u32 at)
 	};
 	int plain = ip->version == 0x45 && !(ip->fragment & be16(0x3fff));
 	int tcp = plain && ip->protocol == PROTOCOL_TCP && find_ports(frame, at + IPV4, &seen.flow);
+	if (set->dhcp && plain && ip->protocol == PROTOCOL_UDP && is_for_client(frame, at + IPV4))
+		return XDP_PASS;
 	if (!is_whole(set, &seen.flow)) {
 		int quoted = plain && ip->protocol == PROTOCOL_ICMP && is_quoted4(frame, set, at + IPV4);
 		if (!(tcp && is_ours(set, &seen.flow)) && !quoted)

@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use hedgerow_dataplane::frame::{
     Abilities, BATCH, Batch, Checksum, Frame, Lane, Meta, Pool, Port, PortError, PortStatistics,
 };
-use hedgerow_dataplane::wire::{FlowKey, Mac, Prefix};
+use hedgerow_dataplane::wire::{Address, FlowKey, Mac, Prefix};
 
 use crate::vnet;
 
@@ -287,6 +287,10 @@ impl<P: Port> Port for Faulty<P> {
 
     fn known(&mut self, key: &FlowKey, on: bool) {
         self.inner.known(key, on);
+    }
+
+    fn own(&mut self, address: Address, on: bool) {
+        self.inner.own(address, on);
     }
 
     fn deny(&mut self, prefix: Prefix, on: bool) {

@@ -24,6 +24,8 @@ pub struct Ours {
     pub nodes: Vec<Address>,
     /// Packets are passed on by this device, so that UDP for our addresses is ours, too.
     pub transit: bool,
+    /// One more address may become ours ([`hedgerow_dataplane::frame::Port::own`]), which a DHCP server gives.
+    pub dhcp: bool,
 }
 
 /// Names of the maps that each program may refer to.
@@ -126,7 +128,8 @@ struct RawSettings {
     ports: u32,
     police_ns: u64,
     police_burst_ns: u64,
-    transit: u64,
+    transit: u32,
+    dhcp: u32,
 }
 
 /// How large the tables are, and how much of strangers passes.
@@ -178,7 +181,7 @@ impl Lanes {
                 .collect();
         let lanes = Lanes {
             settings: Map::new(Kind::Array, "settings", 1)?,
-            endpoints: Map::new(Kind::Hash, "endpoints", endpoints.len() as u32)?,
+            endpoints: Map::new(Kind::Hash, "endpoints", endpoints.len() as u32 + u32::from(ours.dhcp))?,
             known: Map::new(Kind::Hash, "known", limits.flows)?,
             denied4: Map::new(Kind::Trie, "denied4", limits.denied)?,
             denied6: Map::new(Kind::Trie, "denied6", limits.denied)?,
@@ -196,7 +199,8 @@ impl Lanes {
             ports: u32::from(!ours.ports.is_empty()),
             police_ns,
             police_burst_ns: police_ns * BURST,
-            transit: u64::from(ours.transit),
+            transit: u32::from(ours.transit),
+            dhcp: u32::from(ours.dhcp),
         };
         lanes.settings.set(&0, &settings)?;
         Ok(lanes)
@@ -228,6 +232,11 @@ impl Lanes {
             counted.refused[reason] += number(index);
         }
         counted
+    }
+
+    /// Takes all that is sent to an address, or no longer.
+    pub(crate) fn own(&self, address: Address, on: bool) -> io::Result<()> {
+        put(&self.endpoints, &RawEndpoint::destination(address, 0), on)
     }
 
     /// Denies a prefix, or no longer.

@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use hedgerow_dataplane::frame::{
     Abilities, BATCH, Batch, Frame, Lane, Meta, Pool, Port, PortError, PortStatistics,
 };
-use hedgerow_dataplane::wire::{FlowKey, Mac, Prefix};
+use hedgerow_dataplane::wire::{Address, FlowKey, Mac, Prefix};
 
 use crate::vnet::{self, TAG_OFFSET};
 
@@ -213,6 +213,10 @@ impl<P: Port, W: Write, C: FnMut() -> u64> Port for Pcap<P, W, C> {
 
     fn known(&mut self, key: &FlowKey, on: bool) {
         self.inner.known(key, on);
+    }
+
+    fn own(&mut self, address: Address, on: bool) {
+        self.inner.own(address, on);
     }
 
     fn deny(&mut self, prefix: Prefix, on: bool) {

@@ -187,6 +187,13 @@ impl Egress {
         }
     }
 
+    /// A link has these addresses from now on: no node reaches them by this way.
+    pub(crate) fn set_own(&mut self, link: LinkId, own: Vec<Address>) {
+        if let Some(link) = self.links.get_mut(usize::from(link.0)) {
+            link.own = own;
+        }
+    }
+
     /// Judges by these rules from now on. Sessions that they do not allow end. Nodes keep their places: one that was removed
     /// is still there, closed.
     pub(crate) fn set_rules(&mut self, rules: Arc<Rules>) {

@@ -12,8 +12,15 @@ use super::claims::Say;
 use super::neighbours::Ask;
 use crate::wire::{Address, Mac};
 
-/// Longest frame that [`super::Link::transmit`] emits; bytes.
-pub const FRAME_MAX: usize = 128;
+/// Longest frame of the link's own but for DHCP messages; bytes.
+const FRAME_MAX: usize = 128;
+/// Room for one of them.
+pub(super) type Space = [u8; FRAME_MAX];
+
+/// Room for a frame.
+pub(super) fn space() -> Space {
+    [0; FRAME_MAX]
+}
 
 const IPV6: usize = 40;
 /// All nodes on the link (RFC 4291, section 2.7.1).
@@ -36,7 +43,7 @@ pub(super) fn group_mac(group: Ipv6Address) -> Mac {
 }
 
 /// The frame for what one of our addresses wants said.
-pub(super) fn say(space: &mut [u8; FRAME_MAX], mac: Mac, say: Say) -> &[u8] {
+pub(super) fn say(space: &mut Space, mac: Mac, say: Say) -> &[u8] {
     match say {
         Say::Probe(address) => match address.v4() {
             // RFC 5227, section 2.1.1: the sender's address is unspecified.
@@ -53,7 +60,7 @@ pub(super) fn say(space: &mut [u8; FRAME_MAX], mac: Mac, say: Say) -> &[u8] {
 }
 
 /// The frame that asks for a neighbour's Ethernet address.
-pub(super) fn ask(space: &mut [u8; FRAME_MAX], mac: Mac, source: Address, ask: Ask) -> &[u8] {
+pub(super) fn ask(space: &mut Space, mac: Mac, source: Address, ask: Ask) -> &[u8] {
     match (source.v4(), ask.address.v4()) {
         (Some(source), Some(target)) => {
             arp_request(space, mac, ask.mac.unwrap_or(Mac::BROADCAST), source, target)
@@ -62,7 +69,7 @@ pub(super) fn ask(space: &mut [u8; FRAME_MAX], mac: Mac, source: Address, ask: A
     }
 }
 
-fn arp_request(space: &mut [u8; FRAME_MAX], mac: Mac, to: Mac, source: [u8; 4], target: [u8; 4]) -> &[u8] {
+fn arp_request(space: &mut Space, mac: Mac, to: Mac, source: [u8; 4], target: [u8; 4]) -> &[u8] {
     let repr = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,
         source_hardware_addr: EthernetAddress(mac.0),
@@ -77,13 +84,7 @@ fn arp_request(space: &mut [u8; FRAME_MAX], mac: Mac, to: Mac, source: [u8; 4], 
 }
 
 /// A neighbour solicitation (RFC 4861, section 4.3): without source option where the source is unspecified.
-fn solicit(
-    space: &mut [u8; FRAME_MAX],
-    mac: Mac,
-    to: Option<Mac>,
-    source: Ipv6Address,
-    target: Address,
-) -> &[u8] {
+fn solicit(space: &mut Space, mac: Mac, to: Option<Mac>, source: Ipv6Address, target: Address) -> &[u8] {
     let target_addr = Ipv6Address::from(target.octets());
     let group = solicited_node(target);
     let (to, destination) = match to {
@@ -96,7 +97,7 @@ fn solicit(
 }
 
 /// An unsolicited neighbour advertisement (RFC 4861, section 7.2.6).
-fn advertise(space: &mut [u8; FRAME_MAX], mac: Mac, own: Address) -> &[u8] {
+fn advertise(space: &mut Space, mac: Mac, own: Address) -> &[u8] {
     let target_addr = Ipv6Address::from(own.octets());
     let message = NdiscRepr::NeighborAdvert {
         flags: NdiscNeighborFlags::OVERRIDE,
@@ -107,7 +108,7 @@ fn advertise(space: &mut [u8; FRAME_MAX], mac: Mac, own: Address) -> &[u8] {
 }
 
 fn ndisc<'a>(
-    space: &'a mut [u8; FRAME_MAX],
+    space: &'a mut Space,
     mac: Mac,
     to: Mac,
     source: Ipv6Address,
@@ -125,7 +126,7 @@ fn ndisc<'a>(
 }
 
 /// An MLDv2 report (RFC 3810, section 5.2) of one group joined, from the unspecified address (RFC 3590).
-fn report(space: &mut [u8; FRAME_MAX], mac: Mac, own: Address) -> &[u8] {
+fn report(space: &mut Space, mac: Mac, own: Address) -> &[u8] {
     const LENGTH: usize = 28;
     let source = Ipv6Address::UNSPECIFIED;
     ethernet(space, mac, group_mac(MLD_ROUTERS), EthernetProtocol::Ipv6);
@@ -143,14 +144,29 @@ fn report(space: &mut [u8; FRAME_MAX], mac: Mac, own: Address) -> &[u8] {
     &space[..start + LENGTH]
 }
 
-fn ethernet(space: &mut [u8; FRAME_MAX], source: Mac, to: Mac, ethertype: EthernetProtocol) {
+/// A frame with a DHCP message in it.
+pub(super) fn dhcp<'a>(
+    space: &'a mut [u8; super::FRAME_MAX],
+    (mac, to): (Mac, Mac),
+    message: &[u8],
+    from: Option<Address>,
+    server: Option<Address>,
+) -> &'a [u8] {
+    let [a, b, c, d, e, f] = to.0;
+    let [g, h, i, j, k, l] = mac.0;
+    space[..ETHERNET].copy_from_slice(&[a, b, c, d, e, f, g, h, i, j, k, l, 0x08, 0x00]);
+    let length = super::dhcp::datagram(&mut space[ETHERNET..], message, from, server);
+    &space[..ETHERNET + length]
+}
+
+fn ethernet(space: &mut Space, source: Mac, to: Mac, ethertype: EthernetProtocol) {
     let repr =
         EthernetRepr { src_addr: EthernetAddress(source.0), dst_addr: EthernetAddress(to.0), ethertype };
     repr.emit(&mut EthernetFrame::new_unchecked(&mut space[..]));
 }
 
 fn ipv6(
-    space: &mut [u8; FRAME_MAX],
+    space: &mut Space,
     source: Ipv6Address,
     destination: Ipv6Address,
     next_header: IpProtocol,

@@ -1,5 +1,5 @@
 //! One link's neighbourhood: ARP and NDP in both roles, duplicate-address detection, announcements, ping, ICMP errors and
-//! static routes.
+//! static routes; and, where an address is asked for by DHCP, the client ([`dhcp`]).
 //!
 //! Nothing here grows by what strangers send. The neighbour table holds next hops that *we* asked for; an announcement
 //! may refresh such an entry and never makes one. Requests are answered in the frame that carried them, from the
@@ -12,7 +12,8 @@
 //!   duplicate-address probe) must be answered with the longer form (RFC 4861, section 7.2.4); it is answered by the
 //!   ordinary announcement to all nodes, at most once a second per address. Its hop limit of 255 proves that the asker
 //!   shares our link, so nothing is amplified across a router.
-//! - **Addresses are those of the configuration**, nothing else: no link-local address is made up from the MAC, because
+//! - **Addresses are those of the configuration**, and the one that a DHCP server gives where that was asked for ([`dhcp`]); its routes
+//!   are those of the link while the lease lasts. Nothing else: no link-local address is made up from the MAC, because
 //!   the kernel may own the same one on the same NIC; no router advertisement and no redirect is believed (A27), routes
 //!   are static. Solicitations go out from whichever configured address fits best.
 //! - **Group membership** (MLDv2, RFC 3810) is reported for each IPv6 address from the unspecified address, at the start
@@ -22,6 +23,7 @@
 mod arp;
 mod build;
 mod claims;
+pub mod dhcp;
 mod icmp;
 mod ndp;
 mod neighbours;
@@ -31,16 +33,19 @@ mod routes;
 mod tests;
 
 use claims::Claim;
+use dhcp::{Client, Dhcp, Lease, LeaseNews, MESSAGE_MAX, To};
 use neighbours::{Effect, Heard, Neighbours};
 pub(crate) use rate::Bucket;
 use rate::Jitter;
 use routes::Routes;
 
 use crate::Reason;
+use crate::frame::Meta;
 use crate::time::Instant;
 use crate::wire::{Address, FlowKey, Kind, Mac, Packet, Seq};
 
-pub use build::FRAME_MAX;
+/// Longest frame that [`Link::transmit`] emits; bytes. Those with DHCP messages are the longest.
+pub const FRAME_MAX: usize = ETHERNET + 20 + 8 + dhcp::MESSAGE_MAX;
 
 /// Bytes of an Ethernet header without tag.
 const ETHERNET: usize = 14;
@@ -109,6 +114,8 @@ pub struct LinkConfig {
     pub neighbours: usize,
     /// Pings answered per second, both families together; zero: none.
     pub pings_per_second: u32,
+    /// One more address is asked for by DHCP.
+    pub dhcp: Option<Dhcp>,
     /// The kernel has the addresses too, and answers for them: here nothing is claimed, announced or answered, and only
     /// what concerns our own next hops is heard.
     pub shared: bool,
@@ -126,6 +133,7 @@ impl Default for LinkConfig {
             claiming: Claiming::default(),
             neighbours: 256,
             pings_per_second: 100,
+            dhcp: None,
             shared: false,
         }
     }
@@ -182,7 +190,14 @@ const SOLICITATIONS_PER_SECOND: u32 = 1_000;
 /// One link. See the [module](self).
 #[derive(Clone, Debug)]
 pub struct Link {
+    /// As configured, with what the lease adds.
     config: LinkConfig,
+    /// As configured.
+    fixed: LinkConfig,
+    /// The lease that the configuration holds.
+    leased: Option<Lease>,
+    /// Who asks for leases; on links that have one, and of one shard alone.
+    client: Option<Client>,
     claims: Vec<Claim>,
     routes: Routes,
     neighbours: Neighbours,
@@ -201,8 +216,12 @@ impl Link {
         let claiming = if config.shared { Claiming::Silent } else { config.claiming };
         let claim = |own: &Prefix| Claim::new(*own, claiming, now, &mut jitter);
         let claims = config.addresses.iter().map(claim).collect();
+        let client = config.dhcp.as_ref().filter(|_| !config.shared);
         Link {
             claims,
+            client: client.map(|dhcp| Client::new(config.mac, dhcp, jitter.number(), now)),
+            leased: None,
+            fixed: config.clone(),
             routes: Routes::new(&config),
             neighbours: Neighbours::new(config.neighbours),
             jitter,
@@ -218,6 +237,7 @@ impl Link {
     /// with the same seed the addresses come into use at the same time.
     pub fn hush(&mut self) {
         self.hushed = true;
+        self.client = None;
     }
 
     /// The configuration.
@@ -322,14 +342,117 @@ impl Link {
 
     /// When [`Link::transmit`] has something to say.
     pub fn deadline(&self) -> Option<Instant> {
-        self.claims.iter().filter_map(Claim::deadline).chain(self.neighbours.deadline()).min()
+        let client = self.client.as_ref().and_then(Client::deadline);
+        self.claims.iter().filter_map(Claim::deadline).chain(self.neighbours.deadline()).chain(client).min()
+    }
+
+    /// Whether an address is asked for by DHCP.
+    pub fn asks(&self) -> bool {
+        self.config.dhcp.is_some()
+    }
+
+    /// The lease whose address is in use here, or is being probed.
+    pub fn lease(&self) -> Option<&Lease> {
+        self.leased.as_ref()
+    }
+
+    /// Largest packet of the link: the port's, or what the lease says.
+    pub fn mtu(&self) -> u16 {
+        let named = self.leased.as_ref().and_then(|lease| lease.mtu);
+        named.map_or(self.config.mtu, |mtu| mtu.min(self.config.mtu))
+    }
+
+    /// Takes a frame's IP packet if it is a DHCP server's: `None` if it is none.
+    pub fn hear_server(&mut self, now: Instant, packet: &[u8], meta: &Meta) -> Option<Result<(), Reason>> {
+        let message = dhcp::payload(packet, meta)?;
+        let heard = match &mut self.client {
+            Some(client) => client.hear(now, message),
+            None => Err(Reason::DhcpInvalid),
+        };
+        self.follow(now);
+        Some(heard)
+    }
+
+    /// What happened to the address by DHCP since this was last asked.
+    pub fn lease_news(&mut self) -> Option<LeaseNews> {
+        self.client.as_mut()?.news()
+    }
+
+    /// Uses the address that another shard's link has been given, or none.
+    pub fn set_lease(&mut self, now: Instant, lease: Option<Lease>) {
+        if self.client.is_none() {
+            self.adopt(now, lease, Claiming::Silent);
+        }
+    }
+
+    /// Claims what the client wants claimed, and tells it how that went.
+    fn follow(&mut self, now: Instant) {
+        let Some(client) = &mut self.client else { return };
+        if let (true, Some(lease)) = (client.probes(), &self.leased) {
+            let claim = self.claims.iter().find(|claim| claim.own.address == lease.own.address);
+            match claim {
+                Some(claim) if claim.held() => client.claimed(),
+                Some(claim) if claim.conflicted() => client.contested(),
+                _ => {}
+            }
+        }
+        let wanted = client.wanted();
+        if wanted != self.leased.as_ref() {
+            let wanted = wanted.cloned();
+            self.adopt(now, wanted, self.fixed.claiming);
+        }
+    }
+
+    /// Puts a lease in the place of the one before: an address that stays is not claimed anew.
+    fn adopt(&mut self, now: Instant, lease: Option<Lease>, claiming: Claiming) {
+        self.config = LinkConfig { mac: self.config.mac, ..self.fixed.clone() };
+        if let Some(lease) = &lease {
+            self.config.addresses.push(lease.own);
+            self.config.gateways.extend(lease.gateway);
+            self.config.routes.extend(&lease.routes);
+        }
+        self.routes = Routes::new(&self.config);
+        let wanted = &self.config.addresses;
+        self.claims.retain(|claim| wanted.iter().any(|own| own.address == claim.own.address));
+        for own in wanted {
+            match self.claims.iter_mut().find(|claim| claim.own.address == own.address) {
+                Some(claim) => claim.own = *own,
+                None => self.claims.push(Claim::new(*own, claiming, now, &mut self.jitter)),
+            }
+        }
+        self.leased = lease;
+    }
+
+    /// Sends what the client of DHCP has to say.
+    fn ask_servers(&mut self, now: Instant, emit: &mut impl FnMut(&[u8])) {
+        let (mut message, mut space) = ([0; MESSAGE_MAX], [0; FRAME_MAX]);
+        while let Some((length, to)) = self.client.as_mut().and_then(|client| client.say(now, &mut message)) {
+            self.follow(now);
+            let (from, server) = match to {
+                To::Everybody => (None, None),
+                To::EverybodyFrom(own) => (Some(own), None),
+                To::Server(own, server) => (Some(own), Some(server)),
+            };
+            let station = match server.map(|server| self.next_hop(now, server)) {
+                None => Mac::BROADCAST,
+                Some(Hop::Known(mac)) => mac,
+                // A server whose station is not known yet hears it by broadcast: it is there in time, and read by none else.
+                Some(Hop::Pending | Hop::Unroutable(_)) => Mac::BROADCAST,
+            };
+            let message = &message[..length.min(MESSAGE_MAX)];
+            emit(build::dhcp(&mut space, (self.config.mac, station), message, from, server));
+        }
+        self.follow(now);
     }
 
     /// Emits the requests, probes, announcements and membership reports that are due: whole Ethernet frames of at most
     /// [`FRAME_MAX`] bytes without VLAN tag (the tag of the configuration goes with the frame's metadata). What cannot be
     /// sent is lost like any frame; everything here is repeated.
     pub fn transmit(&mut self, now: Instant, mut emit: impl FnMut(&[u8])) {
-        let mut space = [0; FRAME_MAX];
+        if self.client.as_ref().and_then(Client::deadline).is_some_and(|at| at <= now) {
+            self.ask_servers(now, &mut emit);
+        }
+        let mut space = build::space();
         let mac = self.config.mac;
         for claim in &mut self.claims {
             while let Some(say) = claim.say(now, &mut self.jitter) {
@@ -347,6 +470,7 @@ impl Link {
                 emit(build::ask(&mut space, mac, source.own.address, ask));
             }
         });
+        self.follow(now);
     }
 
     /// The Ethernet group addresses that the port has to receive besides broadcast: all nodes, and the solicited-node
@@ -380,6 +504,7 @@ impl Link {
             return false;
         };
         claim.conflict(now);
+        self.follow(now);
         true
     }
 }

@@ -46,13 +46,17 @@ impl Jitter {
         Jitter(seed)
     }
 
-    /// A duration in `[from, to)` milliseconds.
-    pub(super) fn millis(&mut self, from: u64, to: u64) -> Duration {
+    /// A number.
+    pub(super) fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        Duration::from_millis(from + mixed % to.saturating_sub(from).max(1))
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A duration in `[from, to)` milliseconds.
+    pub(super) fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.number() % to.saturating_sub(from).max(1))
     }
 }

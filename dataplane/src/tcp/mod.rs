@@ -553,6 +553,20 @@ impl Engine {
         Some((id, &flow.key, flow.link, flow.node()?))
     }
 
+    /// The flow in a slot, with its address on our side and its link.
+    pub(crate) fn local(&self, slot: usize) -> Option<(FlowId, Address, LinkId)> {
+        let place = self.slots.get(slot)?;
+        let flow = place.connection.as_ref()?;
+        Some((FlowId { slot: slot as u32, generation: place.generation }, flow.key.local, flow.link))
+    }
+
+    /// Packets of a link's flows to come are at most so large.
+    pub(crate) fn set_mtu(&mut self, link: LinkId, mtu: u16) {
+        if let Some(settings) = self.shared.config.links.get_mut(usize::from(link.0)) {
+            settings.mtu = mtu;
+        }
+    }
+
     /// The flows that peers opened and that have proved no more than their addresses, with the buffer memory that each
     /// holds, in bytes.
     pub(crate) fn strangers(&self) -> impl Iterator<Item = (FlowKey, usize)> + '_ {

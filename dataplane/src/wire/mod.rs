@@ -28,7 +28,7 @@ pub(crate) use checksum::{fold as checksum_fold, pseudo as checksum_pseudo, sum 
 pub(crate) use options::{Emitted, Found};
 pub(crate) use parse::{
     ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, IPV4_HEADER, IPV6_HEADER, TCP_HEADER, VLAN_TAG,
-    link_local, martian,
+    ipv4_packet, link_local, martian,
 };
 
 /// Which of a shard's links a frame came from or goes to: an index into its configuration.

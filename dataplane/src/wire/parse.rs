@@ -233,6 +233,16 @@ fn ethernet(bytes: &[u8], meta: &Meta, link: &LinkRules, packet: &mut Packet) ->
     Ok(ethertype)
 }
 
+/// The IPv4 packet in a frame, whatever it is: for what is judged by somebody else.
+pub(crate) fn ipv4_packet(bytes: &[u8]) -> Option<&[u8]> {
+    let ethertype = |at: usize| Some(half(chunk::<2>(bytes, at)?, 0));
+    let start = match ethertype(ETHERNET - 2)? {
+        ETHERTYPE_VLAN => ETHERNET + VLAN_TAG,
+        _ => ETHERNET,
+    };
+    if ethertype(start - 2)? == ETHERTYPE_IPV4 { bytes.get(start..) } else { None }
+}
+
 fn arp(bytes: &[u8], packet: &mut Packet) -> Result<(), Reason> {
     const LENGTH: usize = 28;
     /// Ethernet, IPv4, and the lengths of their addresses (RFC 826).

@@ -5,6 +5,7 @@
 //! default offloads, so partial checksums and super-frames are the rule. Nothing is timed but the whole.
 
 pub mod cases;
+mod dhcp;
 mod egress;
 mod one_armed;
 mod policy;
@@ -80,6 +81,7 @@ pub fn run(report: &mut Report) {
     policy::run(report);
     egress::run(report);
     one_armed::run(report);
+    dhcp::run(report);
 }
 
 fn run_cases(report: &mut Report, names: &[String], wires: &mut Wires) {

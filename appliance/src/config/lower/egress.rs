@@ -42,6 +42,19 @@ impl Lowering<'_> {
             }
         }
         let own = port.addresses.iter().map(|own| own.address).find(v4);
+        if port.dhcp && own.is_none() {
+            self.error(
+                Diagnostic::error(
+                    file.port.span(),
+                    format!(
+                        "what nodes show outside cannot be the address that `port.{}` has by DHCP",
+                        port.name
+                    ),
+                    "expected a port with an IPv4 address of its own",
+                )
+                .help("it may have one beside: address = [\"dhcp\", \"203.0.113.8/24\"]"),
+            );
+        }
         let address = file.address.as_ref().map(|written| written.get_ref().0).filter(v4).or(own);
         let wide = file.ports.as_ref().map_or(PORTS.0..=PORTS.1, |ports| ports.get_ref().0.clone());
         let each = self.number(file.ports_per_node.as_ref(), 16..=32_768, PORTS_PER_NODE);

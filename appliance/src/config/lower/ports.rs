@@ -33,8 +33,9 @@ impl Lowering<'_> {
     }
 
     fn port(&mut self, name: &str, span: Range<usize>, file: &file::Port) -> Port {
-        let addresses: Vec<Prefix> = file.address.get_ref().iter().map(|a| *a.get_ref()).collect();
-        if addresses.is_empty() {
+        let addresses: Vec<Prefix> = file.fixed().iter().map(|a| *a.get_ref()).collect();
+        let dhcp = self.dhcp(file);
+        if addresses.is_empty() && !dhcp {
             self.error(Diagnostic::error(
                 file.address.span(),
                 "the port has no address",
@@ -45,13 +46,14 @@ impl Lowering<'_> {
         if driver == Driver::Sockets {
             return self.sockets_port(name, span, file);
         }
-        for address in file.address.get_ref() {
+        for address in &file.fixed() {
             self.usable(address.span(), address.get_ref().address);
             self.of_a_host(address);
         }
         let device = self.device(name, span, file);
         for (index, gateway) in file.gateway.iter().enumerate() {
             self.next_hop(gateway, &addresses);
+            self.not_by_hand(gateway, dhcp);
             let family = |hop: &&Spanned<Hop>| hop.get_ref().0.is_ipv4() == gateway.get_ref().0.is_ipv4();
             if let Some(first) = file.gateway[..index].iter().find(family) {
                 self.error(
@@ -66,6 +68,7 @@ impl Lowering<'_> {
         }
         for route in &file.routes {
             self.next_hop(&route.get_ref().via, &addresses);
+            self.not_by_hand(&route.get_ref().via, dhcp);
         }
         let mtu = file.mtu.as_ref().map(|mtu| self.number(Some(mtu), 576..=9_216, 1_500));
         if let (Some(written), Some(..IPV6_MTU_MIN)) = (&file.mtu, mtu)
@@ -84,6 +87,8 @@ impl Lowering<'_> {
             device,
             driver,
             addresses,
+            dhcp,
+            last: None,
             gateways: file.gateway.iter().map(|hop| hop.get_ref().0).collect(),
             routes: file.routes.iter().map(|r| (r.get_ref().to.0, r.get_ref().via.get_ref().0)).collect(),
             mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
@@ -91,6 +96,42 @@ impl Lowering<'_> {
             strangers_per_second: u32::try_from(strangers).unwrap_or(0),
             answer_syns: file.answer_syns.as_ref().map(|who| *who.get_ref()).unwrap_or_default(),
             share: file.share.as_ref().map(|share| *share.get_ref()).unwrap_or_default(),
+        }
+    }
+
+    /// Whether an address comes by DHCP: by frames of ours, for an address that is ours alone, and but one.
+    fn dhcp(&mut self, file: &file::Port) -> bool {
+        let places: Vec<Range<usize>> = file.dhcp().collect();
+        let Some(place) = places.first() else { return false };
+        if let Some(second) = places.get(1) {
+            let title = "a second address by DHCP";
+            self.error(
+                Diagnostic::error(second.clone(), title, "expected one")
+                    .context(place.clone(), "the first one"),
+            );
+        }
+        if let Some(share) = file.share.as_ref().filter(|share| *share.get_ref() != Share::Nothing) {
+            self.error(
+                Diagnostic::error(
+                    place.clone(),
+                    "an address that the kernel has too is not ours to ask for",
+                    "expected that address itself, or no `share`",
+                )
+                .context(share.span(), "the kernel has it, and renews its lease"),
+            );
+        }
+        true
+    }
+
+    /// What a server says about IPv4 is not said twice.
+    fn not_by_hand(&mut self, hop: &Spanned<Hop>, dhcp: bool) {
+        let Hop(gateway) = *hop.get_ref();
+        if dhcp && gateway.is_ipv4() {
+            self.error(Diagnostic::error(
+                hop.span(),
+                format!("the port's IPv4 routes come by DHCP, and {gateway} would be another"),
+                "expected no IPv4 gateway here",
+            ));
         }
     }
 
@@ -279,7 +320,7 @@ impl Lowering<'_> {
     }
 
     fn same_address(&mut self, ports: &Ports, file: &file::Port) {
-        for address in file.address.get_ref() {
+        for address in &file.fixed() {
             let has =
                 |p: &&Placed<Port>| p.value.addresses.iter().any(|a| a.address == address.get_ref().address);
             if let Some(other) = ports.0.iter().find(has) {

@@ -38,7 +38,15 @@ impl Lowering<'_> {
                 .context(driver, "this port has no frames"),
             );
         }
-        for address in file.address.get_ref() {
+        for place in file.dhcp() {
+            let title = "with ordinary sockets the kernel has the addresses, and asks for them";
+            self.error(Diagnostic::error(
+                place,
+                title,
+                "expected the address, or \"0.0.0.0/0\" for all of them",
+            ));
+        }
+        for address in &file.fixed() {
             let Prefix { address: own, length } = *address.get_ref();
             if own.is_unspecified() && length != 0 {
                 self.error(Diagnostic::error(
@@ -55,7 +63,9 @@ impl Lowering<'_> {
             name: name.to_owned(),
             device: DEVICE.to_owned(),
             driver: Driver::Sockets,
-            addresses: file.address.get_ref().iter().map(|own| *own.get_ref()).collect(),
+            addresses: file.fixed().iter().map(|own| *own.get_ref()).collect(),
+            dhcp: false,
+            last: None,
             gateways: Vec::new(),
             routes: Vec::new(),
             mtu: None,

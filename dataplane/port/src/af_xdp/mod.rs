@@ -46,7 +46,7 @@ use hedgerow_dataplane::frame::{
     Abilities, Batch, Checksum, Frame, Lane, Meta, Pool, Port, PortError, PortStatistics,
 };
 use hedgerow_dataplane::screen::SynPlan;
-use hedgerow_dataplane::wire::{FlowKey, Mac, Prefix};
+use hedgerow_dataplane::wire::{Address, FlowKey, Mac, Prefix};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
 use crate::error::{OpenError, Problem};
@@ -240,7 +240,7 @@ impl AfXdp {
             AnswerSyns::Core => false,
             AnswerSyns::Program => true,
         };
-        let mut neighbours = if queue == 0 { Some(Neighbours::open(name)?) } else { None };
+        let mut neighbours = if queue == 0 { Some(Neighbours::open(name, config.ours.dhcp)?) } else { None };
         let waker = syscall::any_of(
             [Some(stranger.as_fd()), Some(known.as_fd()), neighbours.as_mut().and_then(Neighbours::park)]
                 .into_iter()
@@ -529,6 +529,11 @@ impl Port for AfXdp {
 
     fn known(&mut self, key: &FlowKey, on: bool) {
         self.hints.known(&self.device.lanes, key, on);
+    }
+
+    fn own(&mut self, address: Address, on: bool) {
+        // One map for all queues; where it cannot be changed the port is of no use for the address, which shows.
+        let _ = self.device.lanes.own(address, on);
     }
 
     fn deny(&mut self, prefix: Prefix, on: bool) {

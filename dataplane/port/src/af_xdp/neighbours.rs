@@ -3,7 +3,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use hedgerow_dataplane::frame::{BATCH, Batch, Frame, Lane, Pool, Port, PortError, PortStatistics};
+use hedgerow_dataplane::frame::{
+    BATCH, Batch, Checksum, Frame, Lane, Meta, Pool, Port, PortError, PortStatistics,
+};
 use hedgerow_dataplane::wire::Mac;
 
 use super::umem::Umem;
@@ -28,6 +30,27 @@ const FILTER: [Filter; 10] = [
     Filter::give(0x4_0000),
 ];
 
+/// The same, and UDP to the port of DHCP clients (68), without IPv4 options.
+const WITH_DHCP: [Filter; 17] = [
+    Filter::load_half(12),
+    Filter::jump_if_equal(0x0806, 14, 0),
+    Filter::jump_if_equal(0x0800, 6, 0),
+    Filter::jump_if_equal(0x86dd, 0, 11),
+    Filter::load_byte(20),
+    Filter::jump_if_equal(58, 0, 9),
+    Filter::load_byte(54),
+    Filter::jump_if_at_least(133, 0, 7),
+    Filter::jump_if_above(137, 6, 7),
+    Filter::load_byte(14),
+    Filter::jump_if_equal(0x45, 0, 4),
+    Filter::load_byte(23),
+    Filter::jump_if_equal(17, 0, 2),
+    Filter::load_half(36),
+    Filter::jump_if_equal(68, 1, 0),
+    Filter::give(0),
+    Filter::give(0x4_0000),
+];
+
 /// The socket.
 pub(crate) struct Neighbours {
     socket: AfPacket,
@@ -35,9 +58,12 @@ pub(crate) struct Neighbours {
 }
 
 impl Neighbours {
-    pub(crate) fn open(device: &str) -> Result<Self, OpenError> {
+    pub(crate) fn open(device: &str, dhcp: bool) -> Result<Self, OpenError> {
         let config = AfPacketConfig { ring_bytes: RING_BYTES, frames: 1, ..AfPacketConfig::new(device) };
-        let socket = AfPacket::open_with(&config, |socket| syscall::attach_filter(socket, &FILTER))?;
+        let socket = AfPacket::open_with(&config, |socket| match dhcp {
+            true => syscall::attach_filter(socket, &WITH_DHCP),
+            false => syscall::attach_filter(socket, &FILTER),
+        })?;
         Ok(Neighbours { socket, batch: Batch::new() })
     }
 
@@ -51,7 +77,12 @@ impl Neighbours {
         for (frame, meta) in self.batch.drain(into.space().min(BATCH)) {
             let bytes = self.socket.bytes(&frame);
             if let Some(copy) = copy(umem, bytes, meta.vlan) {
-                match into.push(copy, Default::default()) {
+                // What the kernel has looked at, or a local sender has left to the device, is not looked at again.
+                let checksum = match meta.checksum {
+                    Checksum::Unverified => Checksum::Unverified,
+                    Checksum::Verified | Checksum::Partial { .. } => Checksum::Verified,
+                };
+                match into.push(copy, Meta { checksum, ..Meta::default() }) {
                     Ok(()) => count += 1,
                     Err(copy) => umem.release(copy),
                 }
