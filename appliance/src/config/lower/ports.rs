@@ -52,8 +52,7 @@ impl Lowering<'_> {
         }
         let device = self.device(name, span, file);
         for (index, gateway) in file.gateway.iter().enumerate() {
-            self.next_hop(gateway, &addresses);
-            self.not_by_hand(gateway, dhcp);
+            self.next_hop(gateway, &addresses, dhcp);
             let family = |hop: &&Spanned<Hop>| hop.get_ref().0.is_ipv4() == gateway.get_ref().0.is_ipv4();
             if let Some(first) = file.gateway[..index].iter().find(family) {
                 self.error(
@@ -67,8 +66,7 @@ impl Lowering<'_> {
             }
         }
         for route in &file.routes {
-            self.next_hop(&route.get_ref().via, &addresses);
-            self.not_by_hand(&route.get_ref().via, dhcp);
+            self.next_hop(&route.get_ref().via, &addresses, dhcp);
         }
         let mtu = file.mtu.as_ref().map(|mtu| self.number(Some(mtu), 576..=9_216, 1_500));
         if let (Some(written), Some(..IPV6_MTU_MIN)) = (&file.mtu, mtu)
@@ -121,18 +119,6 @@ impl Lowering<'_> {
             );
         }
         true
-    }
-
-    /// What a server says about IPv4 is not said twice.
-    fn not_by_hand(&mut self, hop: &Spanned<Hop>, dhcp: bool) {
-        let Hop(gateway) = *hop.get_ref();
-        if dhcp && gateway.is_ipv4() {
-            self.error(Diagnostic::error(
-                hop.span(),
-                format!("the port's IPv4 routes come by DHCP, and {gateway} would be another"),
-                "expected no IPv4 gateway here",
-            ));
-        }
     }
 
     fn device(&mut self, name: &str, span: Range<usize>, file: &file::Port) -> String {
@@ -244,8 +230,16 @@ impl Lowering<'_> {
     }
 
     /// A gateway must be a neighbour: inside a prefix, link-local, or beyond a host route (as clouds hand out).
-    fn next_hop(&mut self, hop: &Spanned<Hop>, addresses: &[Prefix]) {
+    /// Where IPv4 comes by DHCP its next hops do as well.
+    fn next_hop(&mut self, hop: &Spanned<Hop>, addresses: &[Prefix], dhcp: bool) {
         let Hop(gateway) = *hop.get_ref();
+        if dhcp && gateway.is_ipv4() {
+            return self.error(Diagnostic::error(
+                hop.span(),
+                format!("the port's IPv4 routes come by DHCP, and {gateway} would be another"),
+                "expected no IPv4 gateway here",
+            ));
+        }
         let own: Vec<&Prefix> =
             addresses.iter().filter(|a| a.address.is_ipv4() == gateway.is_ipv4()).collect();
         let host_route = |prefix: &&Prefix| prefix.length == if gateway.is_ipv4() { 32 } else { 128 };
