@@ -119,6 +119,13 @@ suite_architectures() {
   system architectures
 }
 
+suite hour "an hour of real nodes and a wallet, a slow line and a storm of peaks: no session is closed by policy; MINUTES=N is shorter" long
+suite_hour() {
+  need nft:nftables
+  need_nodes
+  system hour
+}
+
 suite port-asan "the port crate's tests under AddressSanitizer"
 suite_port_asan() {
   cargo +nightly --version >/dev/null 2>&1 || skip "needs a nightly toolchain (rustup toolchain install nightly)"

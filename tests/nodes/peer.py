@@ -1,12 +1,15 @@
 """A peer that does one thing to a Chia port and says how it was answered, as one JSON line.
 
     peer.py KIND --to HOST:PORT [--from ADDRESS] [--certificate CRT --key KEY] [--network NAME] [--hold] [--ask-peers N]
+            [--storm N --peak HASH]
 
 Kinds: `chia` shows a fresh identity of the Chia CA (or the one given), upgrades and sends a handshake; `anonymous` shows
 no certificate; `foreign` one of an authority of its own; `http` speaks plain HTTP; `garbage` sends bytes that are no
 TLS. With --hold an accepted `chia` session is kept, answering pings, until standard input ends; a second line then says
 whether it was still open. With --ask-peers N it asks N times for the peers that the node knows, and its answer has all messages
 that came until it was answered as often, in hexadecimal, under `messages`.
+
+With --hold and --storm it announces N times a minute the peak of that hash, which the node has.
 
 Outcomes: `accepted` (the handshake was answered), `refused` with a detail (anything that ended before), `silent`.
 """
@@ -29,6 +32,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 PATIENCE = 45  # seconds
 FULL_NODE = 1
 HANDSHAKE = 1
+NEW_PEAK = 20
 REQUEST_PEERS = 43
 RESPOND_PEERS = 44
 CAPABILITIES = [(1, "1"), (2, "1"), (3, "1"), (5, "1")]
@@ -116,7 +120,7 @@ async def session(arguments, folder):
                 return {"outcome": "accepted", "messages": [message.hex() for message in messages]}
             say({"outcome": "accepted"})
             if arguments.hold:
-                say({"still_open": await held(socket)})
+                say({"still_open": await held(socket, storm(socket, arguments) if arguments.storm else None)})
             return None
 
 
@@ -133,7 +137,18 @@ async def asked(socket, times):
     return messages
 
 
-async def held(socket):
+async def storm(socket, arguments):
+    """Announces a peak that the node knows, evenly, for ever."""
+    body = bytes.fromhex(arguments.peak) + struct.pack(">I16sI32s", 1, (1).to_bytes(16, "big"), 0, bytes(32))
+    clock, count = asyncio.get_running_loop().time, 0
+    begin = clock()
+    while True:
+        await socket.send_bytes(struct.pack(">BBI", NEW_PEAK, 0, len(body)) + body)
+        count += 1
+        await asyncio.sleep(max(0, begin + count * 60 / arguments.storm - clock()))
+
+
+async def held(socket, work=None):
     """Reads on until standard input ends; whether the session lived that long."""
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
@@ -144,8 +159,11 @@ async def held(socket):
             pass
 
     drained = asyncio.ensure_future(drain())
+    worked = asyncio.ensure_future(work) if work else None
     await asyncio.wait([ended, drained], return_when=asyncio.FIRST_COMPLETED)
-    return not drained.done()
+    if worked:
+        worked.cancel()
+    return not drained.done() and not (worked and worked.done() and not worked.cancelled())
 
 
 async def raw(arguments, first):
@@ -189,6 +207,8 @@ def main():
     parser.add_argument("--key")
     parser.add_argument("--network", default="testnet0")
     parser.add_argument("--hold", action="store_true")
+    parser.add_argument("--storm", type=int, default=0, metavar="N")
+    parser.add_argument("--peak", metavar="HASH")
     parser.add_argument("--ask-peers", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -16,6 +16,7 @@
 //! - [`nodes`]: real Chia nodes and single-purpose peers; [`site`]: the networks that they live in.
 //! - [`privacy`]: nothing that goes outward names an inner address.
 //! - [`node_sync`]: a real node syncs through the appliance, everybody else is refused.
+//! - [`hour`]: an hour of ordinary life, after which no session was closed by policy.
 //! - [`node_bodies`]: bodies of messages judged by us and by the node.
 //! - [`node_attack`]: the same while floods run ([`flood`]), and what happens to a bare node.
 
@@ -27,6 +28,7 @@ pub mod check;
 pub mod crowd;
 pub mod flood;
 pub mod foreign;
+pub mod hour;
 pub mod kernel_peer;
 pub mod machine;
 pub mod node_attack;

@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use hedgerow_tests::{Report, architectures, foreign, kernel_peer, node_attack, node_bodies, node_sync};
+use hedgerow_tests::{
+    Report, architectures, foreign, hour, kernel_peer, node_attack, node_bodies, node_sync,
+};
 
 /// A suite by name.
 type Suite = (&'static str, fn(&mut Report));
@@ -15,6 +17,7 @@ const SUITES: &[Suite] = &[
     ("node-attack", node_attack::run),
     ("node-bodies", node_bodies::run),
     ("architectures", architectures::run),
+    ("hour", hour::run),
 ];
 
 fn main() -> ExitCode {

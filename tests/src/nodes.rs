@@ -277,6 +277,64 @@ impl Peer {
     }
 }
 
+/// A real wallet, which dials one node.
+#[derive(Debug)]
+pub struct Wallet {
+    dialogue: Dialogue,
+}
+
+impl Wallet {
+    /// Starts it inside `namespace`, its files under `folder`; it owns what the test chain's farmer earned.
+    pub fn start(namespace: &Namespace, folder: &Path, name: &str, peer: &str) -> Outcome<Self> {
+        let log = std::fs::File::create(folder.join(format!("{name}.log"))).context("creating a log")?;
+        let mut command = namespace.command("nice");
+        command.args(["-n", "5"]).arg(python()?).arg(script("wallet.py")?);
+        command.arg("--root").arg(folder.join(name)).args(["--peer", peer]).stderr(log);
+        let dialogue = Dialogue::start(&mut command)?;
+        dialogue.hear(PATIENCE).context("starting a wallet")?;
+        Ok(Wallet { dialogue })
+    }
+
+    /// What it knows: height, coins, connections, messages by type.
+    pub fn state(&mut self) -> Outcome<Value> {
+        self.dialogue.say(&json!({ "do": "state" }))?;
+        self.dialogue.hear(PATIENCE).context("a wallet")
+    }
+}
+
+/// A slow line between two namespaces.
+#[derive(Debug)]
+pub struct Line {
+    dialogue: Dialogue,
+}
+
+impl Line {
+    /// Lays it from the device `near` to the device `far` in another namespace, which it makes. A frame takes `delay` ms each
+    /// way, and `rate` Mbit pass in a second.
+    pub fn lay(
+        namespace: &Namespace,
+        near: &str,
+        other: &Namespace,
+        far: &str,
+        (delay, rate): (u32, u32),
+    ) -> Outcome<Self> {
+        let mut command = namespace.command(python()?);
+        command.arg(script("link.py")?).args([near, far]);
+        command.args(["--delay", &delay.to_string(), "--rate", &rate.to_string()]);
+        let dialogue = Dialogue::start(&mut command)?;
+        dialogue.hear(PATIENCE).context("laying a line")?;
+        namespace.give(far, other)?;
+        namespace.shell(&format!("ip link set dev {near} up"))?;
+        Ok(Line { dialogue })
+    }
+
+    /// Takes it away; what passed and what was lost, each way.
+    pub fn cut(mut self) -> Outcome<Value> {
+        self.dialogue.questions = None;
+        self.dialogue.hear(PATIENCE).context("what passed a line")
+    }
+}
+
 /// What hexadecimal text stands for.
 fn bytes(text: &str) -> Outcome<Vec<u8>> {
     let pairs = (0..text.len()).step_by(2).map(|at| text.get(at..at + 2).unwrap_or_default());

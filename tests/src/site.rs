@@ -97,6 +97,18 @@ impl Site {
         source: &str,
         more: &str,
     ) -> Outcome<Appliance> {
+        self.serving(&["full_node"], listener, node_address, source, more)
+    }
+
+    /// The same for peers of these types.
+    pub fn serving(
+        &self,
+        types: &[&str],
+        listener: &str,
+        node_address: &str,
+        source: &str,
+        more: &str,
+    ) -> Outcome<Appliance> {
         let secret = self.scratch.path().join("fleet-secret");
         std::fs::write(&secret, "7d".repeat(32)).context("writing a secret")?;
         std::fs::set_permissions(&secret, Permissions::from_mode(0o600)).context("protecting a secret")?;
@@ -113,7 +125,7 @@ impl Site {
         let sections = format!(
             "{ports}\
              [[listener]]\nname = \"peers\"\nport = \"public\"\naddress = {listener:?}\nlocal_port = {CHIA_PORT}\nprotocol = \"chia\"\n\
-             network = \"testnet0\"\ntypes = [\"full_node\"]\npool = \"front\"\n\n\
+             network = \"testnet0\"\ntypes = {types:?}\npool = \"front\"\n\n\
              [pool.front]\nsource = {source:?}\nnodes = [\"inner={node_address}:{CHIA_PORT}\"]\n\n\
              [identity]\nsecret = {secret:?}\nown_nodes = [{:?}]\n\n{more}",
             self.node.id(),
