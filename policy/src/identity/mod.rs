@@ -6,10 +6,10 @@ use core::fmt;
 use core::net::IpAddr;
 use std::sync::Arc;
 
+use aws_lc_rs::agreement::{ECDH_P256, PrivateKey};
 use hkdf::Hkdf;
-use p256::ecdsa::signature::Signer;
+use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{DerSignature, SigningKey};
-use p256::pkcs8::EncodePrivateKey;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose,
     PublicKeyData, SerialNumber, SignatureAlgorithm, date_time_ymd,
@@ -33,7 +33,7 @@ const VALID: [(i32, u8, u8); 2] = [(2021, 1, 23), (2100, 8, 2)];
 pub struct Fleet {
     derive: Hkdf<Sha256>,
     intermediate: CertificateDer<'static>,
-    issuer: Issuer<'static, Key>,
+    issuer: Issuer<'static, Signer>,
 }
 
 impl Fleet {
@@ -49,8 +49,8 @@ impl Fleet {
             )));
         }
         let derive = Hkdf::<Sha256>::new(Some(SALT), secret);
-        let key = Key::derive(&derive, b"intermediate", &[])?;
-        let mut params = params("Hedgerow", &key)?;
+        let key = Signer::derive(&derive, b"intermediate")?;
+        let mut params = params("Hedgerow", &key.key)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let signed =
@@ -134,13 +134,23 @@ fn params(name: &str, key: &Key) -> Result<CertificateParams, SetupError> {
     Ok(params)
 }
 
-/// A P-256 key whose signatures have no randomness, and the serial number of its certificate.
+/// A P-256 key and the serial number of its certificate.
 struct Key {
-    signing: SigningKey,
+    scalar: [u8; 32],
     public: Vec<u8>,
     pkcs8: PrivateKeyDer<'static>,
     serial: [u8; 16],
 }
+
+/// What stands before the scalar of a P-256 key in PKCS#8 (RFC 5208, RFC 5915), and between it and the public point.
+const PKCS8: [&[u8]; 2] = [
+    &[
+        0x30, 0x81, 0x87, 0x02, 0x01, 0x00, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01,
+        0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x04, 0x6d, 0x30, 0x6b, 0x02, 0x01, 0x01,
+        0x04, 0x20,
+    ],
+    &[0xa1, 0x44, 0x03, 0x42, 0x00],
+];
 
 impl Key {
     fn derive(from: &Hkdf<Sha256>, what: &[u8], whose: &[u8]) -> Result<Key, SetupError> {
@@ -150,16 +160,40 @@ impl Key {
             let mut bytes = [0; 48];
             derive_into(from, &[what, &[0, attempt], whose], &mut bytes)?;
             let (scalar, serial) = bytes.split_at(32);
-            let Ok(secret) = p256::SecretKey::from_slice(scalar) else { continue };
-            let pkcs8 = secret.to_pkcs8_der().map_err(|e| failed(&e))?;
+            let Some((public, pkcs8)) = pair(scalar) else { continue };
             let mut number: [u8; 16] = serial.try_into().map_err(|e| failed(&e))?;
             number[0] = number[0] & 0x7f | 0x40; // positive, and always 16 bytes long (RFC 5280 section 4.1.2.2)
-            let signing = SigningKey::from(secret);
-            let public = signing.verifying_key().to_encoded_point(false).as_bytes().to_vec();
-            let pkcs8 = PrivatePkcs8KeyDer::from(pkcs8.as_bytes().to_vec()).into();
-            return Ok(Key { signing, public, pkcs8, serial: number });
+            return Ok(Key {
+                scalar: scalar.try_into().map_err(|e| failed(&e))?,
+                public,
+                pkcs8: PrivatePkcs8KeyDer::from(pkcs8).into(),
+                serial: number,
+            });
         }
         Err(SetupError("derived key: no scalar found".into()))
+    }
+}
+
+/// The uncompressed public point and the PKCS#8 form of a key; `None` where the number is no scalar of the curve.
+fn pair(scalar: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let key = PrivateKey::from_private_key(&ECDH_P256, scalar).ok()?;
+    let public = key.compute_public_key().ok()?.as_ref().to_vec();
+    let pkcs8 = [PKCS8[0], scalar, PKCS8[1], &public].concat();
+    Some((public, pkcs8))
+}
+
+/// A key whose signatures have no randomness.
+struct Signer {
+    key: Key,
+    signing: SigningKey,
+}
+
+impl Signer {
+    fn derive(from: &Hkdf<Sha256>, what: &[u8]) -> Result<Signer, SetupError> {
+        let key = Key::derive(from, what, &[])?;
+        let signing =
+            SigningKey::from_slice(&key.scalar).map_err(|e| SetupError::because("signing key", e))?;
+        Ok(Signer { key, signing })
     }
 }
 
@@ -184,7 +218,17 @@ impl PublicKeyData for Key {
     }
 }
 
-impl rcgen::SigningKey for Key {
+impl PublicKeyData for Signer {
+    fn der_bytes(&self) -> &[u8] {
+        self.key.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.key.algorithm()
+    }
+}
+
+impl rcgen::SigningKey for Signer {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         let signature: DerSignature =
             self.signing.try_sign(message).map_err(|_| rcgen::Error::RemoteKeyError)?;

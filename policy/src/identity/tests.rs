@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use sha2::Digest;
+
 use super::*;
 use crate::tls::mint;
 
@@ -28,6 +30,25 @@ fn golden(name: &str, bytes: &[u8]) {
     }
     let kept = std::fs::read(&path).unwrap();
     assert!(kept == bytes, "{name} changed: every node would see every peer as a stranger");
+}
+
+#[test]
+fn keys_are_those_of_another_library() {
+    use p256::pkcs8::EncodePrivateKey;
+    let order: [u8; 32] = [
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa,
+        0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    ];
+    let near = |last: u8| [&order[..31], &[last]].concat();
+    let low = |last: u8| [&[0; 31][..], &[last]].concat();
+    let some = (0..64u8).map(|n| Sha256::digest([n]).to_vec());
+    for scalar in some.chain([low(0), low(1), near(0x50), near(0x51), near(0x52), vec![0xff; 32]]) {
+        let theirs = p256::SecretKey::from_slice(&scalar).ok().map(|key| {
+            let public = key.public_key().to_sec1_bytes().to_vec();
+            (public, key.to_pkcs8_der().unwrap().as_bytes().to_vec())
+        });
+        assert_eq!(pair(&scalar), theirs, "{scalar:02x?}");
+    }
 }
 
 #[test]
