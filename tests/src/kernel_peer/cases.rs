@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 
-use super::wires::{PATIENCE, Wires, both, fill_up};
+use super::wires::{PATIENCE, Wires, both, exchange, fill_up};
 use crate::check::{Context, Outcome, ensure, wait_for};
 use crate::pattern::{expect, expect_end, expect_range, expect_reset, send};
 
@@ -79,20 +79,7 @@ fn bulk_outward(wires: &Wires) -> Outcome {
 
 fn bulk_both_ways(wires: &Wires) -> Outcome {
     let (client, server) = wires.pair()?;
-    let exchange = |stream: TcpStream, mine: u64, theirs: u64| {
-        let (mut reader, mut writer) = (stream.try_clone().context("cloning")?, stream);
-        both(
-            || {
-                send(&mut writer, mine, BULK)?;
-                writer.shutdown(Shutdown::Write).context("closing")
-            },
-            || {
-                expect(&mut reader, theirs, BULK)?;
-                expect_end(&mut reader)
-            },
-        )
-    };
-    both(|| exchange(client, 3, 4), || exchange(server, 4, 3)).map(drop)
+    exchange(client, server, BULK)
 }
 
 /// Question and answer, each smaller than a segment, many times over one connection.

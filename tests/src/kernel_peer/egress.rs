@@ -3,14 +3,13 @@
 
 use std::fs::Permissions;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use super::wires::{both, tap_is_possible, xdp_is_possible};
+use super::wires::{exchange, tap_is_possible, xdp_is_possible};
 use crate::appliance::{Appliance, PortSetup, Scratch};
 use crate::check::{Context, Outcome, Report, ensure, wait_for};
-use crate::pattern::{expect, expect_end, send};
 use crate::rig::Namespace;
 use crate::site::CHIA_PORT;
 
@@ -210,20 +209,7 @@ fn connects_and_carries(way: &Way) -> Outcome {
             })?,
             SocketAddr::V6(seen) => ensure(*seen.ip() == NODE_V6, || format!("the world sees {seen}"))?,
         }
-        let carry = |stream: TcpStream, mine: u64, theirs: u64| {
-            let (mut reader, mut writer) = (stream.try_clone().context("cloning")?, stream);
-            both(
-                || {
-                    send(&mut writer, mine, BULK)?;
-                    writer.shutdown(Shutdown::Write).context("closing")
-                },
-                || {
-                    expect(&mut reader, theirs, BULK)?;
-                    expect_end(&mut reader)
-                },
-            )
-        };
-        both(|| carry(node, 1, 2), || carry(world, 2, 1)).context(server)?;
+        exchange(node, world, BULK).context(server)?;
     }
     ensure(way.exit("opened")? >= 2, || "no session was counted".to_owned())
 }

@@ -1,7 +1,7 @@
 //! One-armed set-ups: peers and nodes come by the same device, on one link or on two VLANs of it, and so do the gateways that
 //! clouds hand out: outside the prefix of a host address, and link-local.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -10,10 +10,9 @@ use std::time::Duration;
 use hedgerow_dataplane::frame::{BATCH, Batch, Lane, Meta, Pool, Port};
 use hedgerow_port::{AfPacket, AfPacketConfig};
 
-use super::wires::{both, xdp_is_possible};
+use super::wires::{exchange, xdp_is_possible};
 use crate::appliance::{Appliance, Scratch};
 use crate::check::{Context, Outcome, Report, ensure, wait_for};
-use crate::pattern::{expect, expect_end, send};
 use crate::rig::Namespace;
 
 /// How long any step may take; the addresses are probed first.
@@ -165,7 +164,7 @@ impl Rig {
                 _ => ours(round, seen.is_ipv4(), true),
             };
             ensure(seen == wanted, || format!("the node sees {seen} instead of {wanted}"))?;
-            carry(client, server).context(peer)?;
+            exchange(client, server, BULK).context(peer)?;
         }
         ensure(listener.accept().is_err(), || "the node was dialled without cause".to_owned())
     }
@@ -288,23 +287,6 @@ fn connect_from(peer: IpAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(Duration::from_secs(2)))?;
     connect(&socket, &to)?;
     Ok(TcpStream::from(socket))
-}
-
-fn carry(client: TcpStream, server: TcpStream) -> Outcome {
-    let half = |stream: TcpStream, mine: u64, theirs: u64| {
-        let (mut reader, mut writer) = (stream.try_clone().context("cloning")?, stream);
-        both(
-            || {
-                send(&mut writer, mine, BULK)?;
-                writer.shutdown(Shutdown::Write).context("closing")
-            },
-            || {
-                expect(&mut reader, theirs, BULK)?;
-                expect_end(&mut reader)
-            },
-        )
-    };
-    both(|| half(client, 1, 2), || half(server, 2, 1)).map(drop)
 }
 
 fn sections(round: &Round) -> String {

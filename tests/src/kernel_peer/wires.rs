@@ -3,7 +3,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use super::Round;
 use crate::appliance::{Appliance, PortSetup, Scratch};
 use crate::check::{Context, Outcome, wait_for};
 use crate::machine::Machine;
+use crate::pattern::{expect, expect_end, send};
 use crate::rig::Namespace;
 
 /// Longest wait for any single step of a connection; generous, since loss makes retransmission timers back off.
@@ -372,6 +373,24 @@ pub fn xdp_is_possible() -> bool {
 /// Whether TAP devices can be made here.
 pub fn tap_is_possible() -> bool {
     OpenOptions::new().read(true).write(true).open("/dev/net/tun").is_ok()
+}
+
+/// Sends so many bytes both ways at once over a connection whose ends these are, each up to the other's FIN.
+pub(super) fn exchange(client: TcpStream, server: TcpStream, bytes: u64) -> Outcome {
+    let carry = |stream: TcpStream, mine: u64, theirs: u64| {
+        let (mut reader, mut writer) = (stream.try_clone().context("cloning")?, stream);
+        both(
+            || {
+                send(&mut writer, mine, bytes)?;
+                writer.shutdown(Shutdown::Write).context("closing")
+            },
+            || {
+                expect(&mut reader, theirs, bytes)?;
+                expect_end(&mut reader)
+            },
+        )
+    };
+    both(|| carry(client, 3, 4), || carry(server, 4, 3)).map(drop)
 }
 
 /// Runs two halves of a case at the same time; both must succeed.
