@@ -410,8 +410,8 @@ pub struct PolicyFiles {
 }
 
 impl Limits {
-    /// The least that [`Limits::source_bytes`] and [`Limits::prefix_bytes`] may be, in bytes: so many that each session of a
-    /// source gets more than the rate below which a peer counts as too slow.
+    /// The least that [`Limits::source_bytes`] and [`Limits::prefix_bytes`] may be, in bytes: with the usual quotas each session
+    /// of a source or prefix gets no less than the rate below which a peer counts as too slow.
     pub const BYTES_LEAST: u32 = 1 << 20;
 }
 

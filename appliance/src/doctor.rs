@@ -228,7 +228,7 @@ fn network_device(roots: Roots<'_>, device: &str, driver: Option<Driver>) -> Vec
     if queues > 1 {
         found.push(
             Finding::new(Level::Hint, device, format!("{queues} queues: AF_XDP wants a shard for each"))
-                .advising(format!("as many cores in `cores.dataplane`, or `ethtool -L {device} combined N`")),
+                .advising(format!("`cores.dataplane = \"auto\"` on a machine with as many cores, or `ethtool -L {device} combined N`")),
         );
     }
     found

@@ -2,7 +2,8 @@
 //!
 //! The prefixes of each family are flattened into ranges that do not overlap, sorted by their first address, each with the
 //! longest prefix that covers it. A look-up begins at a table of the first sixteen bits, and compares the few ranges there or
-//! searches them by halves; it allocates nothing. A hundred thousand IPv4 prefixes take some two megabytes. A set never changes: make another one.
+//! searches them by halves; it allocates nothing. A hundred thousand IPv4 prefixes take some two megabytes. A set never
+//! changes: make another one.
 
 use super::{Address, Prefix};
 
